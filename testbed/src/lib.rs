@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! VM testbed, workloads and measurement for the Tongtu vNIC.
