@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A VM's RAM as the device sees it: guest-physical ranges with a host mapping behind each.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
+};
+
+use crate::addr::Gpa;
+
+/// A shared view of a VM's RAM. Cloning is one reference count.
+///
+/// The view is immutable: when the VM's memory map changes, a new view is made and address spaces
+/// are bound anew. The mappings stay in place until the last clone is dropped.
+#[derive(Clone)]
+pub struct GuestRam {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Sorted by `start`, not overlapping.
+    regions: Box<[Region]>,
+    /// Owns the mappings that `regions` points into.
+    memory: Arc<GuestMemoryMmap>,
+}
+
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    /// Bytes. `start + len` may be 2^64 at most, so offsets are compared, never ends.
+    len: u64,
+    host: NonNull<u8>,
+}
+
+#[allow(unsafe_code)] // reason: a raw pointer suppresses the auto traits of its owner
+// SAFETY: `host` points into a mapping owned by `memory`, which is itself Send and Sync; the
+// pointer is only an address, and every access through it is atomic, volatile or the caller's.
+unsafe impl Send for Region {}
+#[allow(unsafe_code)] // reason: as above
+// SAFETY: as for `Send`; a `Region` is never written after construction.
+unsafe impl Sync for Region {}
+
+/// A host address of guest RAM with the number of bytes that are valid behind it.
+///
+/// The bytes belong to the guest and change at any time: use atomic or volatile access, copy once.
+/// The mapping is kept alive by the [`GuestRam`] that made the pointer (or any clone of it); the
+/// type does not track that, so whoever stores one stores the `GuestRam` beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HostPtr {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+#[allow(unsafe_code)] // reason: NonNull suppresses Send, and pointers travel inside queue state
+// SAFETY: a `HostPtr` is an address and a length. It grants nothing by itself; dereferencing it is
+// unsafe wherever it happens, and guest RAM is shared between threads by nature.
+unsafe impl Send for HostPtr {}
+
+impl HostPtr {
+    pub(crate) const fn from_parts(ptr: NonNull<u8>, len: usize) -> Self {
+        Self { ptr, len }
+    }
+
+    /// The address of the first byte.
+    #[inline]
+    pub const fn as_ptr(self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// The address of the first byte, known not to be null.
+    #[inline]
+    pub const fn as_non_null(self) -> NonNull<u8> {
+        self.ptr
+    }
+
+    /// The number of bytes that may be accessed.
+    #[inline]
+    pub const fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte may be accessed.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.len == 0
+    }
+}
+
+impl fmt::Debug for HostPtr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostPtr({:p}, {:#x})", self.ptr, self.len)
+    }
+}
+
+impl GuestRam {
+    /// A view of all regions of `memory`.
+    pub fn new(memory: Arc<GuestMemoryMmap>) -> Self {
+        let mut regions: Vec<Region> = memory
+            .iter()
+            .filter_map(|region| {
+                Some(Region {
+                    start: region.start_addr().0,
+                    len: region.len(),
+                    host: NonNull::new(region.as_ptr())?,
+                })
+            })
+            .collect();
+        regions.sort_unstable_by_key(|region| region.start);
+        Self { inner: Arc::new(Inner { regions: regions.into_boxed_slice(), memory }) }
+    }
+
+    /// The mapped memory behind the view.
+    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
+        &self.inner.memory
+    }
+
+    /// The host address of `len` bytes at `gpa`, if all of them lie in one region.
+    ///
+    /// `None` for anything that leaves RAM, crosses into another region or wraps.
+    #[inline]
+    pub fn host_ptr(&self, gpa: Gpa, len: usize) -> Option<HostPtr> {
+        let found = self.contiguous(gpa)?;
+        (found.len >= len).then_some(HostPtr { ptr: found.ptr, len })
+    }
+
+    /// The host address of `gpa` with every byte that follows it in the same region.
+    #[inline]
+    pub fn contiguous(&self, gpa: Gpa) -> Option<HostPtr> {
+        // A VM has two or three regions; the scan ends at the one that matters.
+        for region in &self.inner.regions {
+            // A start above `gpa` gives a huge offset, which the comparison refuses too.
+            let offset = gpa.0.wrapping_sub(region.start);
+            if offset < region.len {
+                #[allow(unsafe_code)] // reason: pointer arithmetic inside one mapping
+                // SAFETY: `offset < len`, and the region is one mapping of `len` bytes.
+                let ptr = unsafe { region.host.add(offset as usize) };
+                return Some(HostPtr { ptr, len: (region.len - offset) as usize });
+            }
+        }
+        None
+    }
+
+    /// Whether `len` bytes at `gpa` lie in one region of RAM.
+    #[inline]
+    pub fn contains(&self, gpa: Gpa, len: usize) -> bool {
+        self.host_ptr(gpa, len).is_some()
+    }
+
+    /// The 64-bit word at `gpa` as an atomic, if it is in RAM and naturally aligned.
+    ///
+    /// The guest writes the word at any time; only atomic access to it is sound.
+    #[inline]
+    pub fn atomic_u64(&self, gpa: Gpa) -> Option<&AtomicU64> {
+        let host = self.host_ptr(gpa, size_of::<u64>())?;
+        let ptr = host.as_ptr().cast::<u64>();
+        if !ptr.is_aligned() {
+            return None;
+        }
+        #[allow(unsafe_code)] // reason: a word of guest RAM has no Rust owner
+        // SAFETY: eight aligned bytes inside a mapping that `self` keeps alive for the borrow. Other
+        // accesses by this process are atomic or volatile; the guest's are outside the Rust model.
+        Some(unsafe { AtomicU64::from_ptr(ptr) })
+    }
+
+    /// One atomic load of the aligned 64-bit word at `gpa`.
+    ///
+    /// Acquire: pairs with the guest's release when it publishes what the word points to (a CPU's
+    /// page-table entry, a generation number).
+    #[inline]
+    pub fn read_u64(&self, gpa: Gpa) -> Option<u64> {
+        self.atomic_u64(gpa).map(|word| word.load(Ordering::Acquire))
+    }
+
+    /// One atomic store to the aligned 64-bit word at `gpa`; `None` if it is not in RAM.
+    ///
+    /// Release: pairs with the Acquire of [`read_u64`](Self::read_u64) or of the guest's CPU.
+    #[inline]
+    pub fn write_u64(&self, gpa: Gpa, value: u64) -> Option<()> {
+        self.atomic_u64(gpa).map(|word| word.store(value, Ordering::Release))
+    }
+
+    /// Copies `buf.len()` bytes out of RAM; `None`, with `buf` unspecified, if they leave RAM.
+    pub fn read(&self, gpa: Gpa, buf: &mut [u8]) -> Option<()> {
+        self.inner.memory.read_slice(buf, GuestAddress(gpa.0)).ok()
+    }
+
+    /// Copies `buf` into RAM; `None` if it leaves RAM, with what fits possibly written.
+    pub fn write(&self, gpa: Gpa, buf: &[u8]) -> Option<()> {
+        self.inner.memory.write_slice(buf, GuestAddress(gpa.0)).ok()
+    }
+
+    /// `len` bytes at `gpa` for volatile access, if they lie in one region.
+    pub fn volatile(&self, gpa: Gpa, len: usize) -> Option<VolatileSlice<'_>> {
+        let host = self.host_ptr(gpa, len)?;
+        #[allow(unsafe_code)] // reason: a view of memory that has no Rust owner
+        // SAFETY: the range was just checked, and `self` is borrowed for as long as the view lives.
+        Some(unsafe { volatile_slice(host) })
+    }
+}
+
+/// A volatile view of `host`.
+///
+/// # Safety
+///
+/// `host` comes from a [`GuestRam`] of which a clone lives for all of `'a`.
+#[allow(unsafe_code)] // reason: the lifetime is the caller's to vouch for
+pub(crate) unsafe fn volatile_slice<'a>(host: HostPtr) -> VolatileSlice<'a> {
+    // SAFETY: `GuestRam` checked the range and, as the caller vouches, keeps the mapping alive for
+    // `'a`. A volatile slice tolerates that the guest changes the bytes.
+    unsafe { VolatileSlice::new(host.as_ptr(), host.len()) }
+}
+
+impl fmt::Debug for GuestRam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.inner.regions.iter().map(|r| format!("{:#x}+{:#x}", r.start, r.len)))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ram() -> GuestRam {
+        let ranges = [(GuestAddress(0), 0x4000), (GuestAddress(0x10_0000), 0x2000)];
+        GuestRam::new(Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap()))
+    }
+
+    #[test]
+    fn ranges_stay_inside_one_region() {
+        let ram = ram();
+        assert_eq!(ram.host_ptr(Gpa(0x3ff0), 0x10).unwrap().len(), 0x10);
+        assert!(ram.host_ptr(Gpa(0x3ff0), 0x11).is_none());
+        assert!(ram.host_ptr(Gpa(0x4000), 0).is_none());
+        assert!(ram.host_ptr(Gpa(0xf_ffff), 2).is_none());
+        assert!(ram.host_ptr(Gpa(u64::MAX), 2).is_none());
+        assert!(ram.host_ptr(Gpa(0x10_0000), usize::MAX).is_none());
+        assert_eq!(ram.contiguous(Gpa(0x10_1000)).unwrap().len(), 0x1000);
+    }
+
+    #[test]
+    fn words_are_aligned_and_shared() {
+        let ram = ram();
+        assert!(ram.atomic_u64(Gpa(4)).is_none());
+        ram.write_u64(Gpa(0x10_0008), 7).unwrap();
+        assert_eq!(ram.clone().read_u64(Gpa(0x10_0008)), Some(7));
+        let mut bytes = [0; 8];
+        ram.read(Gpa(0x10_0008), &mut bytes).unwrap();
+        assert_eq!(u64::from_le_bytes(bytes), 7);
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The memory that both halves share, behind a trait so that a model checker can stand in for it.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::addr::{Gpa, PAGE_SHIFT, PAGE_SIZE};
+use crate::memory::GuestRam;
+
+/// Words in a page.
+const WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
+
+/// A page of 64-bit words shared between device and driver, and the fences between accesses to it.
+///
+/// The protocol is written against this and nothing else. Word indices are below 512.
+pub trait SharedWords {
+    /// An atomic load.
+    fn load(&self, word: usize, order: Ordering) -> u64;
+    /// An atomic store.
+    fn store(&self, word: usize, value: u64, order: Ordering);
+    /// A fence of the calling thread.
+    fn fence(&self, order: Ordering);
+    /// Called while waiting for the other side.
+    fn spin(&self);
+}
+
+/// A page of guest RAM as shared words. Keeps the RAM's mapping alive.
+#[derive(Clone)]
+pub struct GuestPage {
+    words: NonNull<[AtomicU64; WORDS]>,
+    gpa: Gpa,
+    ram: GuestRam,
+}
+
+#[allow(unsafe_code)] // reason: NonNull suppresses the auto traits
+// SAFETY: the pointer leads to atomics in a mapping that `ram`, Send and Sync itself, keeps alive.
+unsafe impl Send for GuestPage {}
+#[allow(unsafe_code)] // reason: as above
+// SAFETY: as for `Send`; the words are only ever accessed atomically.
+unsafe impl Sync for GuestPage {}
+
+impl GuestPage {
+    /// The page at `gpa`, if it is page-aligned and in RAM.
+    pub fn new(ram: &GuestRam, gpa: Gpa) -> Option<Self> {
+        if !gpa.is_aligned(PAGE_SHIFT) {
+            return None;
+        }
+        let host = ram.host_ptr(gpa, PAGE_SIZE as usize)?;
+        let words = host.as_non_null().cast::<[AtomicU64; WORDS]>();
+        words.is_aligned().then(|| Self { words, gpa, ram: ram.clone() })
+    }
+
+    /// Where the page lies.
+    pub const fn gpa(&self) -> Gpa {
+        self.gpa
+    }
+
+    /// The RAM that the page is part of.
+    pub const fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    #[inline]
+    fn words(&self) -> &[AtomicU64; WORDS] {
+        #[allow(unsafe_code)] // reason: guest RAM has no Rust owner
+        // SAFETY: a whole aligned page of a mapping that `self.ram` keeps alive; this process only
+        // accesses it atomically or by volatile copies, and atomics tolerate the guest's changes.
+        unsafe {
+            self.words.as_ref()
+        }
+    }
+}
+
+impl SharedWords for GuestPage {
+    #[inline]
+    fn load(&self, word: usize, order: Ordering) -> u64 {
+        self.words()[word].load(order)
+    }
+
+    #[inline]
+    fn store(&self, word: usize, value: u64, order: Ordering) {
+        self.words()[word].store(value, order);
+    }
+
+    #[inline]
+    fn fence(&self, order: Ordering) {
+        fence(order);
+    }
+
+    #[inline]
+    fn spin(&self) {
+        std::hint::spin_loop();
+    }
+}
+
+impl fmt::Debug for GuestPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GuestPage").field(&self.gpa).finish()
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A worker's way from a guest-virtual address to host memory.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vm_memory::VolatileSlice;
+
+use crate::addr::{Gpa, Gva, LARGE_PAGE_SHIFT, PAGE_SHIFT};
+use crate::iotlb::{Iotlb, IotlbSize, SpaceRef};
+use crate::memory::{HostPtr, volatile_slice};
+use crate::pasid::AddressSpace;
+use crate::quiesce::{Burst, Dropped, GuestPage, InvalidationReader};
+use crate::walk::{Access, Fault};
+
+/// Source of [`Translator::id`]. Relaxed throughout: only uniqueness matters.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Host memory behind a guest-virtual address, usable until the burst is left.
+///
+/// The bytes belong to the guest and change at any time.
+#[derive(Clone, Copy, Debug)]
+pub struct HostChunk<'b> {
+    host: HostPtr,
+    /// Of the burst, and of the address space that keeps the mapping alive. A raw pointer, so that
+    /// the chunk stays on the worker's thread.
+    burst: PhantomData<(&'b (), *mut u8)>,
+}
+
+impl<'b> HostChunk<'b> {
+    /// The host address of the first byte. To keep it beyond the burst is to lose its meaning.
+    #[inline]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.host.as_ptr()
+    }
+
+    /// The number of bytes that may be accessed; at most as many as were asked for.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.host.len()
+    }
+
+    /// Whether no byte may be accessed, as when none was asked for.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.host.is_empty()
+    }
+
+    /// Address and length without the lifetime.
+    #[inline]
+    pub const fn host_ptr(&self) -> HostPtr {
+        self.host
+    }
+
+    /// The bytes for volatile access.
+    #[inline]
+    pub fn volatile(&self) -> VolatileSlice<'b> {
+        #[allow(unsafe_code)] // reason: a view of memory that has no Rust owner
+        // SAFETY: the address space that the chunk was translated in is borrowed for `'b` and holds
+        // the RAM.
+        unsafe {
+            volatile_slice(self.host)
+        }
+    }
+}
+
+/// What a [`Translator`] has done since it was made. Hits are not counted; they are the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TranslatorStats {
+    /// Walks of a guest's table.
+    pub walks: u64,
+    /// Walks that ended in a [`Fault`].
+    pub faults: u64,
+    /// Ranges forgotten because the driver invalidated them.
+    pub ranges_dropped: u64,
+    /// Whole address spaces forgotten for the same reason.
+    pub spaces_dropped: u64,
+}
+
+/// A worker's private translation: its IOTLB, kept true to the guests' invalidations.
+#[derive(Debug)]
+pub struct Translator {
+    id: u64,
+    iotlb: Iotlb,
+    bursts: u64,
+    stats: TranslatorStats,
+}
+
+impl Default for Translator {
+    fn default() -> Self {
+        Self::new(IotlbSize::default())
+    }
+}
+
+impl Translator {
+    /// A translator with an empty cache.
+    pub fn new(size: IotlbSize) -> Self {
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            iotlb: Iotlb::new(size),
+            bursts: 0,
+            stats: TranslatorStats::default(),
+        }
+    }
+
+    /// The host memory at `va` in `space`: at most `len` bytes, and fewer where a page (or the
+    /// identity space's region) ends before. Ask again for the rest.
+    ///
+    /// `burst` must have entered the slot of the VM that `space` belongs to; what is returned cannot
+    /// outlive it. A worker whose write is refused for a read-only page sees a [`Fault`] only after a
+    /// walk of the live table.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] of the first byte. Faults are not cached.
+    #[inline]
+    pub fn translate<'b>(
+        &mut self,
+        burst: &'b Burst<'_>,
+        space: &'b AddressSpace,
+        va: Gva,
+        len: usize,
+        access: Access,
+    ) -> Result<HostChunk<'b>, Fault> {
+        let Some(page) = space.invalidation() else {
+            let found = space.ram().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam)?;
+            return Ok(chunk(found, len));
+        };
+        let found = match (self.iotlb.spaces.find(space.id()), burst.serial(self.id)) {
+            (Some(found), Some(serial)) if self.iotlb.spaces.get(found).synced == serial => found,
+            _ => self.sync(burst, space, page),
+        };
+        match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
+            Some(host) => Ok(chunk(host, len)),
+            None => self.miss(space, found, va, access).map(|host| chunk(host, len)),
+        }
+    }
+
+    /// First use of `space` in this burst: forgets what the guest has taken back since the last one.
+    fn sync(&mut self, burst: &Burst<'_>, space: &AddressSpace, page: &GuestPage) -> SpaceRef {
+        let serial = burst.serial(self.id).unwrap_or_else(|| {
+            self.bursts += 1;
+            burst.set_serial(self.id, self.bursts);
+            self.bursts
+        });
+        let found = match self.iotlb.spaces.find(space.id()) {
+            Some(found) => self.catch_up(space, found, page),
+            None => self.attach(space, page),
+        };
+        self.iotlb.spaces.get_mut(found).synced = serial;
+        found
+    }
+
+    fn attach(&mut self, space: &AddressSpace, page: &GuestPage) -> SpaceRef {
+        let found = self.iotlb.attach(space.id());
+        self.iotlb.spaces.get_mut(found).reader = InvalidationReader::attach(page);
+        found
+    }
+
+    fn catch_up(&mut self, space: &AddressSpace, found: SpaceRef, page: &GuestPage) -> SpaceRef {
+        let mut reader = self.iotlb.spaces.get(found).reader;
+        let tag = self.iotlb.spaces.tag(found);
+        // One guest's invalidations must not cost the other guests of this worker more than about a
+        // pass over the cache; beyond that, forgetting the space is both cheaper and right.
+        let mut budget = self.iotlb.drop_cost(Gva(0), Gva(u64::MAX));
+        let mut drop_all = false;
+        reader.sync(page, |dropped| match dropped {
+            Dropped::Range { start, end } if !drop_all => {
+                match budget.checked_sub(self.iotlb.drop_cost(start, end)) {
+                    Some(rest) => {
+                        budget = rest;
+                        self.stats.ranges_dropped += 1;
+                        self.iotlb.drop_range(tag, start, end);
+                    }
+                    None => drop_all = true,
+                }
+            }
+            Dropped::Range { .. } | Dropped::All => drop_all = true,
+        });
+        self.iotlb.spaces.get_mut(found).reader = reader;
+        if drop_all {
+            self.stats.spaces_dropped += 1;
+            if !self.iotlb.drop_space(found) {
+                return self.attach(space, page);
+            }
+        }
+        found
+    }
+
+    #[cold]
+    fn miss(
+        &mut self,
+        space: &AddressSpace,
+        found: SpaceRef,
+        va: Gva,
+        access: Access,
+    ) -> Result<HostPtr, Fault> {
+        self.stats.walks += 1;
+        let leaf = space.walk(va, access).inspect_err(|_| self.stats.faults += 1)?;
+        // A write through a cached entry sets no dirty bit; so it must be set already.
+        let writable = leaf.writable && leaf.dirty;
+        let page_of = |shift| space.ram().host_ptr(leaf.gpa.align_down(shift), 1 << shift);
+        let large =
+            if leaf.page_shift >= LARGE_PAGE_SHIFT { page_of(LARGE_PAGE_SHIFT) } else { None };
+        // A large page may hang over the end of RAM; the 4 KiB around `va` do not.
+        let (host, shift) = match large {
+            Some(host) => (host, LARGE_PAGE_SHIFT),
+            None => (page_of(PAGE_SHIFT).ok_or(Fault::OutsideRam)?, PAGE_SHIFT),
+        };
+        let tag = self.iotlb.spaces.tag(found);
+        self.iotlb.fill(tag, va, host, writable);
+        let offset = va.offset_in(shift) as usize;
+        #[allow(unsafe_code)] // reason: pointer arithmetic inside one mapping
+        // SAFETY: `offset` is below the page's size, which is the length behind `host`.
+        let ptr = unsafe { host.as_non_null().add(offset) };
+        Ok(HostPtr::from_parts(ptr, host.len() - offset))
+    }
+
+    /// Forgets everything about the address space with this id: it was unbound.
+    pub fn forget(&mut self, space: u64) {
+        self.iotlb.invalidate_space(space);
+    }
+
+    /// Forgets everything.
+    pub fn flush(&mut self) {
+        self.iotlb.flush();
+    }
+
+    /// Counters since construction.
+    pub const fn stats(&self) -> TranslatorStats {
+        self.stats
+    }
+}
+
+#[inline]
+fn chunk<'b>(host: HostPtr, len: usize) -> HostChunk<'b> {
+    let len = len.min(host.len());
+    HostChunk { host: HostPtr::from_parts(host.as_non_null(), len), burst: PhantomData }
+}

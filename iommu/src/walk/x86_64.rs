@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! x86-64 tables with 4 or 5 levels, read as an IOMMU reads a first-stage table for user accesses.
+//!
+//! Protection keys, SMAP and no-execute do not apply to a device's data access. Bits 52 to 62 belong
+//! to software and are ignored. The physical-address width of the guest's CPU is unknown here; an
+//! address that is too wide fails because it is not RAM.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Access, Fault, Leaf, PageTableFormat};
+use crate::addr::{Gpa, Gva, HUGE_PAGE_SHIFT, LARGE_PAGE_SHIFT, PAGE_SHIFT, PAGE_SIZE};
+use crate::memory::GuestRam;
+
+/// Entry bit 0: the entry is valid.
+pub const PRESENT: u64 = 1 << 0;
+/// Entry bit 1: writing is allowed.
+pub const WRITABLE: u64 = 1 << 1;
+/// Entry bit 2: user access is allowed.
+pub const USER: u64 = 1 << 2;
+/// Entry bit 5: set on the leaf by every access.
+pub const ACCESSED: u64 = 1 << 5;
+/// Entry bit 6: set on the leaf by every write.
+pub const DIRTY: u64 = 1 << 6;
+/// Entry bit 7 above the last level: the entry is a leaf.
+pub const PAGE_SIZE_BIT: u64 = 1 << 7;
+/// Bit 12 of a large leaf selects a memory type, and is not part of the address.
+pub const LARGE_PAT: u64 = 1 << 12;
+/// Entry bit 63: no execution; without meaning for data.
+pub const NO_EXECUTE: u64 = 1 << 63;
+/// Bits 12 to 51: the physical address.
+pub const ADDRESS_MASK: u64 = ((1 << 52) - 1) & !(PAGE_SIZE - 1);
+
+/// Each level resolves nine bits of the address.
+pub const LEVEL_BITS: u32 = 9;
+
+/// Walks that find the leaf changed before [`Fault::Unstable`]. The guest's own changes to one leaf
+/// are far apart compared with a walk, so that more than one repeat is already rare.
+const MAX_WALKS: u32 = 16;
+
+/// How many levels the guest's tables have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PagingMode {
+    /// 48-bit virtual addresses.
+    Level4,
+    /// 57-bit virtual addresses.
+    Level5,
+}
+
+impl PagingMode {
+    /// The number of table levels.
+    #[inline]
+    pub const fn levels(self) -> u32 {
+        match self {
+            Self::Level4 => 4,
+            Self::Level5 => 5,
+        }
+    }
+
+    /// The width of a user address in bits: one less than the virtual address, whose top bit
+    /// selects the supervisor's half.
+    #[inline]
+    pub const fn user_bits(self) -> u32 {
+        PAGE_SHIFT + LEVEL_BITS * self.levels() - 1
+    }
+}
+
+impl PageTableFormat for PagingMode {
+    #[inline]
+    fn walk(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> Result<Leaf, Fault> {
+        walk(ram, root, *self, va, access)
+    }
+
+    fn is_valid_root(&self, root: Gpa) -> bool {
+        root.0 & !ADDRESS_MASK == 0
+    }
+}
+
+/// Translates `va` through the table at `root`; see [`PageTableFormat::walk`].
+///
+/// # Errors
+///
+/// Entries are judged from the root down and the first fault counts, except that a missing write
+/// permission is reported only for a leaf that is present and the user's.
+pub fn walk(
+    ram: &GuestRam,
+    root: Gpa,
+    mode: PagingMode,
+    va: Gva,
+    access: Access,
+) -> Result<Leaf, Fault> {
+    if !va.is_canonical_user(mode) {
+        return Err(Fault::NonCanonical);
+    }
+    for _ in 0..MAX_WALKS {
+        let found = find_leaf(ram, root, mode, va)?;
+        if access.is_write() && !found.writable {
+            return Err(Fault::NotWritable);
+        }
+        let gpa = Gpa(found.base.0 | va.offset_in(found.page_shift));
+        if !ram.contains(gpa.align_down(PAGE_SHIFT), PAGE_SIZE as usize) {
+            return Err(Fault::OutsideRam);
+        }
+        let mark = if access.is_write() { ACCESSED | DIRTY } else { ACCESSED };
+        if found.mark(mark) {
+            return Ok(Leaf {
+                gpa,
+                page_shift: found.page_shift,
+                writable: found.writable,
+                dirty: (found.value | mark) & DIRTY != 0,
+            });
+        }
+    }
+    Err(Fault::Unstable)
+}
+
+/// A leaf as it was read, and where it was read.
+struct Found<'r> {
+    entry: &'r AtomicU64,
+    value: u64,
+    base: Gpa,
+    page_shift: u32,
+    writable: bool,
+}
+
+impl Found<'_> {
+    /// Sets `bits` in the leaf, unless it is no longer the entry that was judged.
+    #[inline]
+    fn mark(&self, bits: u64) -> bool {
+        // Success AcqRel: ordered as the guest CPU's own locked update of accessed and dirty bits,
+        // with which it races. Failure decides nothing but to walk again, whose loads are Acquire.
+        self.value & bits == bits
+            || self
+                .entry
+                .compare_exchange(
+                    self.value,
+                    self.value | bits,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+}
+
+#[inline]
+fn find_leaf(ram: &GuestRam, root: Gpa, mode: PagingMode, va: Gva) -> Result<Found<'_>, Fault> {
+    let mut table = root;
+    let mut writable = true;
+    let mut shift = PAGE_SHIFT + LEVEL_BITS * mode.levels();
+    // One turn per level: the depth is the mode's, not the table's, so that no table can loop.
+    while shift > PAGE_SHIFT {
+        shift -= LEVEL_BITS;
+        let index = (va.0 >> shift) & ((1 << LEVEL_BITS) - 1);
+        let slot = table.checked_add(index * 8).ok_or(Fault::OutsideRam)?;
+        let entry = ram.atomic_u64(slot).ok_or(Fault::OutsideRam)?;
+        // The only read of this entry. Acquire pairs with the guest's release store of a pointer to
+        // a table that it has just filled.
+        let value = entry.load(Ordering::Acquire);
+        if value & PRESENT == 0 {
+            return Err(Fault::NotPresent);
+        }
+        if value & USER == 0 {
+            return Err(Fault::NotUser);
+        }
+        writable &= value & WRITABLE != 0;
+        if shift == PAGE_SHIFT || value & PAGE_SIZE_BIT != 0 {
+            let base = leaf_base(value, shift)?;
+            return Ok(Found { entry, value, base, page_shift: shift, writable });
+        }
+        table = Gpa(value & ADDRESS_MASK);
+    }
+    // Unreachable: the last turn has `shift == PAGE_SHIFT` and returns.
+    Err(Fault::ReservedBits)
+}
+
+/// The first address that a leaf at level `shift` maps.
+#[inline]
+fn leaf_base(value: u64, shift: u32) -> Result<Gpa, Fault> {
+    let address = match shift {
+        PAGE_SHIFT => return Ok(Gpa(value & ADDRESS_MASK)),
+        LARGE_PAGE_SHIFT | HUGE_PAGE_SHIFT => Gpa(value & ADDRESS_MASK & !LARGE_PAT),
+        // There is no leaf of 512 GiB or more: the bit is reserved there.
+        _ => return Err(Fault::ReservedBits),
+    };
+    if address.is_aligned(shift) { Ok(address) } else { Err(Fault::ReservedBits) }
+}
