@@ -61,6 +61,16 @@ impl GuestPage {
         &self.ram
     }
 
+    /// One word, for accesses beyond [`SharedWords`].
+    ///
+    /// # Panics
+    ///
+    /// If `word` is not below 512.
+    #[inline]
+    pub fn word(&self, word: usize) -> &AtomicU64 {
+        &self.words()[word]
+    }
+
     #[inline]
     fn words(&self) -> &[AtomicU64; WORDS] {
         #[allow(unsafe_code)] // reason: guest RAM has no Rust owner
