@@ -1,2 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! VM testbed, workloads and measurement for the Tongtu vNIC.
+//!
+//! - [`provision`] turns a Debian machine into one that can boot guests: a Debian root with QEMU,
+//!   kernels and compilers, the guest image, the guest driver.
+//! - [`vm`] runs one QEMU process, and [`guest`] the commands inside it.
+//! - [`topology`] boots a pair of guests that see each other.
+//! - [`workload`] runs programs between them and reads what they print.
+//!
+//! Whatever is started here ends with this process, however it ends: see [`process`].
+
+pub mod error;
+pub mod guest;
+pub mod process;
+pub mod provision;
+pub mod topology;
+pub mod vm;
+pub mod workload;
+
+pub use error::{Error, Result};
