@@ -1,14 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Provisions the machine, boots a pair of guests and shows that they work.
-use vnic_testbed::provision::{Provision, kernel::Series, workspace::Workspace};
+//! Provisions the machine, boots a pair of guests with each kernel and shows that they work.
+
+use std::time::{Duration, Instant};
+
+use vnic_testbed::{
+    provision::{Provision, kernel::Series, workspace::Workspace},
+    topology::{Pair, PairConfig},
+    vm::Accelerator,
+};
 
 fn main() -> anyhow::Result<()> {
     let provision = Provision::prepare(Workspace::here())?;
-    println!("QEMU: {}", provision.qemu.version);
     for series in Series::ALL {
         let kernel = provision.kernel(series)?;
         let image = provision.image(&kernel, &[])?;
-        println!("{}: {}", kernel.release, image.initramfs.display());
+        let accelerator = Accelerator::choose(&provision, &image)?;
+        let since = Instant::now();
+        let pair = Pair::boot(&provision.qemu, &image, &PairConfig::new(accelerator))?;
+        println!(
+            "{} under {accelerator}, {}: guests answer after {:.2} s and {:.2} s, configured after {:.2} s",
+            kernel.release,
+            provision.qemu.version,
+            pair.left.boot_time().as_secs_f32(),
+            pair.right.boot_time().as_secs_f32(),
+            since.elapsed().as_secs_f32(),
+        );
+        for guest in pair.guests() {
+            let output = guest
+                .shell("uname -a; rdma link; ip -br addr; free -m")
+                .limit(Duration::from_secs(20));
+            print!("{}:\n{}", guest.name(), output.run()?.stdout_text());
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
 
+pub mod daemon;
 pub mod error;
 pub mod guest;
 pub mod process;

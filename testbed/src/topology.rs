@@ -1,1 +1,124 @@
-//! x
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Guests that see each other.
+
+use std::time::Duration;
+
+use crate::{
+    daemon::{Daemon, DaemonConfig},
+    error::Result,
+    guest::Guest,
+    provision::{image::Image, qemu::Qemu},
+    vm::{Accelerator, Link, RunDir, Vm, VmConfig},
+};
+
+/// Longest time for one step of a guest's set-up.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The network card that every guest of a topology has.
+pub const NETDEV: &str = "eth0";
+
+/// IPv4 addresses of the two guests of a pair, on [`NETDEV`].
+pub const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+const NAMES: [&str; 2] = ["left", "right"];
+const MACS: [[u8; 6]; 2] = [[0x52, 0x54, 0, 0x77, 0, 1], [0x52, 0x54, 0, 0x77, 0, 2]];
+
+/// The choices for a pair.
+#[derive(Debug, Clone)]
+pub struct PairConfig {
+    /// How the processors run.
+    pub accelerator: Accelerator,
+    /// Memory of each guest in MiB.
+    pub memory: u32,
+    /// The daemon that gives each guest a vNIC, if there is to be one.
+    pub daemon: Option<DaemonConfig>,
+    /// Modules to load in both guests once their network is up.
+    pub modules: Vec<String>,
+    /// Added to the kernel's command line.
+    pub kernel_arguments: String,
+}
+
+impl PairConfig {
+    /// Guests of 1 GiB without a vNIC.
+    pub fn new(accelerator: Accelerator) -> Self {
+        Self {
+            accelerator,
+            memory: 1024,
+            daemon: None,
+            modules: Vec::new(),
+            kernel_arguments: String::new(),
+        }
+    }
+}
+
+/// Two guests with a virtio network between them, and a vNIC each if a daemon serves them.
+#[derive(Debug)]
+pub struct Pair {
+    /// The guest with the first of [`ADDRESSES`].
+    pub left: Vm,
+    /// The guest with the second.
+    pub right: Vm,
+    /// The daemon, if there is one.
+    pub daemon: Option<Daemon>,
+    /// Sockets and logs. The last field: it must outlive what uses them.
+    pub run: RunDir,
+}
+
+impl Pair {
+    /// Boots both guests at once, gives them their addresses and loads their modules.
+    ///
+    /// # Errors
+    /// When a guest or the daemon does not start; the error shows what they logged.
+    pub fn boot(qemu: &Qemu, image: &Image, config: &PairConfig) -> Result<Self> {
+        let run = RunDir::new()?;
+        let guests = [(NAMES[0], MACS[0]), (NAMES[1], MACS[1])];
+        let daemon = config.daemon.as_ref().map(|daemon| Daemon::start(daemon, &run, &guests));
+        let daemon = daemon.transpose()?;
+        let vm = |index: usize| {
+            let mut vm = VmConfig::new(NAMES[index], config.accelerator);
+            vm.memory = config.memory;
+            vm.kernel_arguments = config.kernel_arguments.clone();
+            let socket = run.socket("network")?;
+            vm.link = Some(Link { socket, serves: index == 0, mac: MACS[index] });
+            vm.vnics = daemon.iter().map(|daemon| daemon.ports()[index].socket.clone()).collect();
+            Ok(vm)
+        };
+        let (left, right) = (vm(0)?, vm(1)?);
+        let starting =
+            (Vm::start(qemu, image, &run, &left)?, Vm::start(qemu, image, &run, &right)?);
+        let pair = Self {
+            left: starting.0.wait_for_agent(left.boot_limit)?,
+            right: starting.1.wait_for_agent(right.boot_limit)?,
+            daemon,
+            run,
+        };
+        for (guest, address) in pair.guests().into_iter().zip(ADDRESSES) {
+            configure(guest, address, &config.modules)?;
+        }
+        // Proves the cable, and fills the neighbour tables before anything is measured.
+        let ping = ["ping", "-c1", "-W5", ADDRESSES[1]];
+        pair.left.guest().command(ping).limit(LIMIT).run()?;
+        Ok(pair)
+    }
+
+    /// Both guests, the left first.
+    pub fn guests(&self) -> [&Guest; 2] {
+        [self.left.guest(), self.right.guest()]
+    }
+}
+
+fn configure(guest: &Guest, address: &str, modules: &[String]) -> Result<()> {
+    // Without duplicate detection, which would hold the link-local address back for a second.
+    let script = format!(
+        "set -e\n\
+         sysctl -qw net.ipv6.conf.{NETDEV}.accept_dad=0\n\
+         ip link set {NETDEV} up\n\
+         ip addr add {address}/24 dev {NETDEV}\n"
+    );
+    guest.shell(script).limit(LIMIT).run()?;
+    if !modules.is_empty() {
+        let argv = ["modprobe", "-a"].into_iter().map(String::from).chain(modules.iter().cloned());
+        guest.run(argv, LIMIT)?;
+    }
+    Ok(())
+}

@@ -1,1 +1,1 @@
-//! x
+//! Programs that are run between guests.

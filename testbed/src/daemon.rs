@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The vNIC daemon as a process beside the guests.
+
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    error::{Doing, Error, Result, tail},
+    process::{cleanup, spawn},
+    vm::RunDir,
+};
+
+/// How long a daemon may take to make its sockets.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take to end after SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// One device that the daemon serves.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// Name of the port, and of the guest that it belongs to.
+    pub name: String,
+    /// The vhost-user socket, which the daemon makes.
+    pub socket: PathBuf,
+    /// Ethernet address of the guest's network card.
+    pub mac: [u8; 6],
+}
+
+type Arguments = dyn Fn(&[Port], &Path) -> Vec<OsString> + Send + Sync;
+
+/// How to start a daemon.
+#[derive(Clone)]
+pub struct DaemonConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments, from the ports that it is to serve and a folder for sockets of its own.
+    pub arguments: Arc<Arguments>,
+    /// Variables to set.
+    pub environment: Vec<(String, String)>,
+}
+
+impl fmt::Debug for DaemonConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DaemonConfig").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+/// A running daemon, killed when it is dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    ports: Vec<Port>,
+    _registered: cleanup::Registered,
+}
+
+impl Daemon {
+    /// Starts the daemon with one port for each of `guests` (name and Ethernet address), and waits
+    /// for its sockets.
+    ///
+    /// # Errors
+    /// When it ends, or has not made its sockets after ten seconds; with the end of its log.
+    pub fn start(config: &DaemonConfig, run: &RunDir, guests: &[(&str, [u8; 6])]) -> Result<Self> {
+        let port = |&(name, mac): &(&str, [u8; 6])| {
+            Ok(Port { name: name.into(), socket: run.socket(&format!("{name}.vnic"))?, mac })
+        };
+        let ports = guests.iter().map(port).collect::<Result<Vec<_>>>()?;
+        let log = run.path().join("daemon.log");
+        let output = fs::File::create(&log).at("make", &log)?;
+        let second = output.try_clone().doing(|| "copy a descriptor".into())?;
+        let mut command = Command::new(&config.program);
+        command.args((config.arguments)(&ports, run.path()));
+        command.envs(config.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(output).stderr(second);
+        let child = spawn(command).at("start", &config.program)?;
+        let registered = cleanup::child(&child).doing(|| "watch the daemon".into())?;
+        let mut daemon = Self { child, log, ports, _registered: registered };
+        let until = Instant::now() + START_LIMIT;
+        while !daemon.ports.iter().all(|port| port.socket.exists()) {
+            if let Some(status) = daemon.ended()? {
+                return Err(daemon.error(&format!("ended while starting ({status})")));
+            }
+            if Instant::now() >= until {
+                return Err(daemon.error(&format!("has made no sockets after {START_LIMIT:?}")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(daemon)
+    }
+
+    /// Its ports, in the order of the guests.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().doing(|| "wait for the daemon".into())
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Errors
+    /// When it has not ended after ten seconds, with the end of its log.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // Not reaped yet, so the number is still its own.
+            kill_process(pid, Signal::TERM).doing(|| "stop the daemon".into())?;
+        }
+        let until = Instant::now() + STOP_LIMIT;
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            if Instant::now() >= until {
+                return Err(self.error(&format!("still runs {STOP_LIMIT:?} after SIGTERM")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn error(&self, what: &str) -> Error {
+        let log = tail(&self.log(), 60);
+        Error::unfit(format!("the vNIC daemon {what}"), format!("Its log ends:\n{log}"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

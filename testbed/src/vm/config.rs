@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a virtual machine is made of.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::Accelerator;
+
+/// The choices for one machine.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Name of the guest, in file names and errors.
+    pub name: String,
+    /// How its processors run.
+    pub accelerator: Accelerator,
+    /// Number of virtual processors. Programs that spin starve each other on one.
+    pub processors: u32,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Added to the kernel's command line.
+    pub kernel_arguments: String,
+    /// Its virtio network card, if it has one.
+    pub link: Option<Link>,
+    /// Socket of a vNIC daemon, for each device that the guest has.
+    pub vnics: Vec<PathBuf>,
+    /// The VIRTIO device id that the vNIC shows.
+    pub virtio_id: u16,
+    /// Longest time from the start to the agent's answer.
+    pub boot_limit: Duration,
+}
+
+impl VmConfig {
+    /// Two processors, 1 GiB, no network and no vNIC.
+    pub fn new(name: impl Into<String>, accelerator: Accelerator) -> Self {
+        Self {
+            name: name.into(),
+            accelerator,
+            processors: 2,
+            memory: 1024,
+            kernel_arguments: String::new(),
+            link: None,
+            vnics: Vec::new(),
+            virtio_id: 38,
+            boot_limit: Duration::from_secs(120),
+        }
+    }
+}
+
+/// One end of an Ethernet cable between two guests, which is a socket.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The socket. The end that serves makes it.
+    pub socket: PathBuf,
+    /// Whether this end serves or connects.
+    pub serves: bool,
+    /// Ethernet address of the card.
+    pub mac: [u8; 6],
+}
+
+impl Link {
+    pub(crate) fn mac_text(&self) -> String {
+        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
+}
