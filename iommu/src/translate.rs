@@ -18,7 +18,19 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Host memory behind a guest-virtual address, usable until the burst is left.
 ///
-/// The bytes belong to the guest and change at any time.
+/// The bytes belong to the guest and change at any time. A chunk cannot be kept beyond its burst:
+///
+/// ```compile_fail,E0505
+/// # use vnic_iommu::{Access, AddressSpace, Gpa, Gva, Translator, WorkerSlot, quiesce::GuestPage};
+/// # let ram = vnic_iommu::testing::anonymous_ram(0x2000);
+/// let slot = WorkerSlot::new(GuestPage::new(&ram, Gpa(0)).unwrap(), 0).unwrap();
+/// let space = AddressSpace::identity(ram.clone());
+/// let mut translator = Translator::default();
+/// let burst = slot.enter();
+/// let chunk = translator.translate(&burst, &space, Gva(0x1000), 8, Access::Read).unwrap();
+/// burst.leave(); // error: still borrowed by `chunk`
+/// chunk.len();
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct HostChunk<'b> {
     host: HostPtr,
@@ -50,6 +62,20 @@ impl<'b> HostChunk<'b> {
     #[inline]
     pub const fn host_ptr(&self) -> HostPtr {
         self.host
+    }
+
+    /// The first eight bytes as an atomic word, as RDMA atomics need it; `None` if the chunk is not
+    /// aligned to eight bytes or is shorter.
+    #[inline]
+    pub fn atomic_u64(&self) -> Option<&'b AtomicU64> {
+        let word = self.host.as_ptr().cast::<u64>();
+        if self.host.len() < size_of::<u64>() || !word.is_aligned() {
+            return None;
+        }
+        #[allow(unsafe_code)] // reason: a word of guest RAM has no Rust owner
+        // SAFETY: eight aligned bytes of a mapping that the address space, borrowed for `'b`, keeps
+        // alive. This process accesses guest RAM only by atomic or volatile means.
+        Some(unsafe { AtomicU64::from_ptr(word) })
     }
 
     /// The bytes for volatile access.
