@@ -6,6 +6,7 @@
 //! - [`vm`] runs one QEMU process, and [`guest`] the commands inside it.
 //! - [`topology`] boots a pair of guests that see each other.
 //! - [`workload`] runs programs between them and reads what they print.
+//! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
 
@@ -13,6 +14,7 @@ pub mod daemon;
 pub mod error;
 pub mod guest;
 pub mod process;
+pub mod process_guest;
 pub mod provision;
 pub mod topology;
 pub mod vm;

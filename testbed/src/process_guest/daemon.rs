@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Starts and stops the daemon for a test.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long the daemon may take to start, and to end after SIGTERM.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running `vnic run`. Killed when dropped; [`stop`](Self::stop) ends it as an administrator would.
+pub struct Daemon {
+    binary: PathBuf,
+    child: Option<Child>,
+    dir: TempDir,
+}
+
+/// What a daemon is started with.
+pub struct DaemonOptions {
+    binary: PathBuf,
+    ports: Vec<(String, String)>,
+    args: Vec<String>,
+}
+
+impl DaemonOptions {
+    /// Adds a port on `network`.
+    #[must_use]
+    pub fn port_on(mut self, name: &str, network: &str) -> Self {
+        self.ports.push((name.to_owned(), network.to_owned()));
+        self
+    }
+
+    /// Adds a port on the default network.
+    #[must_use]
+    pub fn port(self, name: &str) -> Self {
+        self.port_on(name, "default")
+    }
+
+    /// Adds a command line argument to `vnic run`.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Starts the daemon and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come up.
+    pub fn start(self) -> Daemon {
+        let dir = tempfile::Builder::new().prefix("vnic-").tempdir().expect("temporary directory");
+        let log = File::create(dir.path().join("log")).expect("log file");
+        let mut command = Command::new(&self.binary);
+        command.arg("run").arg("--control").arg(dir.path().join("control"));
+        for (index, (name, network)) in self.ports.iter().enumerate() {
+            let socket = dir.path().join(format!("{name}.sock"));
+            let mac = format!("02:00:00:00:00:{:02x}", index + 1);
+            command.arg("--port").arg(format!(
+                "name={name},socket={},mac={mac},network={network}",
+                socket.display()
+            ));
+        }
+        command.args(&self.args).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("dup log")).stderr(log);
+        let filter = std::env::var("VNIC_TEST_LOG").unwrap_or_else(|_| "info".into());
+        let child = command.env("RUST_LOG", filter).spawn().expect("start the daemon");
+        let mut daemon = Daemon { binary: self.binary, child: Some(child), dir };
+        let ready = |daemon: &Daemon| {
+            self.ports.iter().all(|(name, _)| daemon.socket(name).exists())
+                && UnixStream::connect(daemon.control()).is_ok()
+        };
+        let limit = Instant::now() + LIMIT;
+        while !ready(&daemon) {
+            if let Some(status) = daemon.exited() {
+                panic!("the daemon ended at once ({status}):\n{}", daemon.log());
+            }
+            assert!(Instant::now() < limit, "the daemon is not ready:\n{}", daemon.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        daemon
+    }
+}
+
+impl Daemon {
+    /// A daemon that runs `binary`.
+    pub fn of(binary: impl Into<PathBuf>) -> DaemonOptions {
+        DaemonOptions { binary: binary.into(), ports: Vec::new(), args: Vec::new() }
+    }
+
+    /// The vhost-user socket of port `name`.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.sock"))
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> PathBuf {
+        self.dir.path().join("control")
+    }
+
+    /// The directory of sockets and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    /// How the daemon ended, if it did.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("running").try_wait().expect("wait for the daemon")
+    }
+
+    /// What the daemon logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// What `vnic status --json` says.
+    ///
+    /// # Panics
+    ///
+    /// If the command fails or prints no JSON.
+    pub fn status(&self) -> serde_json::Value {
+        let output = Command::new(&self.binary)
+            .args(["status", "--json", "--socket"])
+            .arg(self.control())
+            .stdin(Stdio::null())
+            .output()
+            .expect("run vnic status");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("vnic status --json prints JSON")
+    }
+
+    /// Ends the daemon with SIGTERM.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end with status 0 in time, or had died before.
+    pub fn stop(mut self) {
+        if let Some(status) = self.exited() {
+            panic!("the daemon died ({status}):\n{}", self.log());
+        }
+        let child = self.child.as_mut().expect("running");
+        let pid = Pid::from_child(child);
+        kill_process(pid, Signal::TERM).expect("SIGTERM");
+        let limit = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.exited() {
+                break status;
+            }
+            assert!(Instant::now() < limit, "SIGTERM does not end the daemon:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
+        self.child = None;
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{}---", self.log());
+        }
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

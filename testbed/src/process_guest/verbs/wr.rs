@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Send work requests.
+
+use vnic_abi::wqe::{Opcode, Sge, WqeFlags};
+
+/// A send work request. Signalled unless told otherwise.
+#[derive(Debug, Clone)]
+pub struct SendWr {
+    /// Operation.
+    pub opcode: Opcode,
+    /// Flags.
+    pub flags: WqeFlags,
+    /// Returned in the completion.
+    pub wr_id: u64,
+    /// Immediate data.
+    pub imm: [u8; 4],
+    /// Remote address and key.
+    pub remote: (u64, u32),
+    /// Gather entries, if `inline` is `None`.
+    pub sges: Vec<Sge>,
+    /// Payload in the request itself.
+    pub inline: Option<Vec<u8>>,
+}
+
+impl SendWr {
+    /// A request of `opcode` with gather entries.
+    pub fn new(opcode: Opcode, sges: &[Sge]) -> Self {
+        Self {
+            opcode,
+            flags: WqeFlags::SIGNALED,
+            wr_id: 0,
+            imm: [0; 4],
+            remote: (0, 0),
+            sges: sges.to_vec(),
+            inline: None,
+        }
+    }
+
+    /// SEND.
+    pub fn send(sges: &[Sge]) -> Self {
+        Self::new(Opcode::Send, sges)
+    }
+
+    /// RDMA WRITE to `addr` under `rkey`.
+    pub fn write(sges: &[Sge], addr: u64, rkey: u32) -> Self {
+        Self { remote: (addr, rkey), ..Self::new(Opcode::RdmaWrite, sges) }
+    }
+
+    /// RDMA READ from `addr` under `rkey`.
+    pub fn read(sges: &[Sge], addr: u64, rkey: u32) -> Self {
+        Self { remote: (addr, rkey), ..Self::new(Opcode::RdmaRead, sges) }
+    }
+
+    /// Adds immediate data: SEND and RDMA WRITE become those with immediate data.
+    #[must_use]
+    pub fn imm(mut self, imm: [u8; 4]) -> Self {
+        self.imm = imm;
+        self.opcode = match self.opcode {
+            Opcode::Send => Opcode::SendWithImm,
+            Opcode::RdmaWrite => Opcode::RdmaWriteWithImm,
+            other => other,
+        };
+        self
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn id(mut self, wr_id: u64) -> Self {
+        self.wr_id = wr_id;
+        self
+    }
+
+    /// Takes the payload from the request itself.
+    #[must_use]
+    pub fn inline(mut self, bytes: &[u8]) -> Self {
+        self.inline = Some(bytes.to_vec());
+        self
+    }
+
+    /// Success does not complete.
+    #[must_use]
+    pub fn unsignaled(mut self) -> Self {
+        self.flags -= WqeFlags::SIGNALED;
+        self
+    }
+
+    /// The receiver's completion is a solicited one.
+    #[must_use]
+    pub fn solicited(mut self) -> Self {
+        self.flags |= WqeFlags::SOLICITED;
+        self
+    }
+
+    /// Waits for earlier READs.
+    #[must_use]
+    pub fn fenced(mut self) -> Self {
+        self.flags |= WqeFlags::FENCE;
+        self
+    }
+}
