@@ -7,6 +7,7 @@ use vnic_testbed::{
     provision::{Provision, kernel::Series, workspace::Workspace},
     topology::{Pair, PairConfig},
     vm::Accelerator,
+    workload::{perftest, rxe, tcp},
 };
 
 fn main() -> anyhow::Result<()> {
@@ -31,6 +32,24 @@ fn main() -> anyhow::Result<()> {
                 .limit(Duration::from_secs(20));
             print!("{}:\n{}", guest.name(), output.run()?.stdout_text());
         }
+        let limit = Duration::from_secs(120);
+        let devices = rxe::set_up(&pair)?;
+        for guest in pair.guests() {
+            print!("{}:\n{}", guest.name(), guest.run(["rdma", "link"], limit)?.stdout_text());
+        }
+        for (program, size) in [("ib_write_lat", "8"), ("ib_send_lat", "8"), ("ib_read_lat", "8")] {
+            let arguments = ["-s", size, "-n", "1000"];
+            println!(
+                "{program}: {:?}",
+                perftest::latency(&pair, &devices, program, &arguments, limit)?
+            );
+        }
+        let arguments = ["-s", "65536", "-n", "500"];
+        println!(
+            "ib_write_bw: {:?}",
+            perftest::bandwidth(&pair, &devices, "ib_write_bw", &arguments, limit)?
+        );
+        println!("tcp: {:?}", tcp::ping_pong(&pair, 14, 2)?);
     }
     Ok(())
 }

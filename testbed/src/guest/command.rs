@@ -193,7 +193,7 @@ impl Running {
         Ok(true)
     }
 
-    fn timed_out(&self, limit: Duration) -> Error {
+    pub(crate) fn timed_out(&self, limit: Duration) -> Error {
         let output = self.output.borrow();
         Error::TimedOut {
             guest: output.guest.clone(),

@@ -35,6 +35,9 @@ const MODULES: &[&str] = &[
     "virtio_net",
 ];
 
+/// Modules that some kernels have and others do without: rxe's checksum before 6.16.
+const OPTIONAL_MODULES: &[&str] = &["crc32_generic", "crc32_pclmul"];
+
 /// Modules that the guest loads before it answers.
 const BOOT_MODULES: &str = "virtio_net\nib_uverbs\nrdma_ucm\n";
 
@@ -125,7 +128,7 @@ pub(super) fn build(
 ) -> Result<Image> {
     let key = Key::new("image", VERSION).text(&root.key()).text(&kernel.release).text(BOOT_MODULES);
     let mut key = key.path(agent)?;
-    for word in MODULES.iter().chain(LEFT_OUT).chain(GUEST_PACKAGES) {
+    for word in MODULES.iter().chain(OPTIONAL_MODULES).chain(LEFT_OUT).chain(GUEST_PACKAGES) {
         key = key.text(word);
     }
     for overlay in overlays {
@@ -315,7 +318,11 @@ impl Stage<'_> {
                 *) cp \"$from/$file\" \"$to/$file\" ;; \
             esac || exit 1; done; \
             cp \"$from/modules.builtin\" \"$from/modules.order\" \"$to/\"";
-        let files = kernel.resolve(MODULES)?;
+        let mut files = kernel.resolve(MODULES)?;
+        for name in OPTIONAL_MODULES {
+            // Not being there is the one error, and the reason why they are optional.
+            files.extend(kernel.resolve(&[name]).unwrap_or_default());
+        }
         let (from, to) = (
             format!("/usr/lib/modules/{}", kernel.release),
             format!("/host/stage/usr/lib/modules/{}", kernel.release),

@@ -7,7 +7,12 @@ use std::{
     path::PathBuf,
 };
 
-use super::root::{Root, SUITE};
+use super::{
+    bzimage,
+    cache::{Cache, Key},
+    progress::Step,
+    root::{Root, SUITE},
+};
 use crate::error::{Doing, Error, Result};
 
 /// Which of Debian's kernels a guest runs.
@@ -54,17 +59,25 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Finds a kernel in the root.
+    /// Finds a kernel in the root, and unpacks its image.
     ///
     /// # Errors
     /// When the root is damaged.
-    pub fn find(root: &Root, series: Series) -> Result<Self> {
+    pub fn find(cache: &Cache, root: &Root, series: Series) -> Result<Self> {
         let archive = series.archive();
         let note = root.path().join(format!("testbed/kernel-{archive}"));
         let release = fs::read_to_string(&note).at("read", &note)?.trim().to_string();
+        let packed = root.path().join(format!("testbed/vmlinuz-{archive}"));
+        let key = Key::new("kernel", 1).text(&root.key()).text(&archive);
+        let folder = cache.get(&format!("kernel-{series}"), &key, |at| {
+            let step = Step::start(format!("unpacking kernel {release}"));
+            bzimage::unpack(root, &packed, &at.join("image"), &cache.log("kernel"), &step)?;
+            step.done();
+            Ok(())
+        })?;
         Ok(Self {
             series,
-            image: root.path().join(format!("testbed/vmlinuz-{archive}")),
+            image: folder.join("image"),
             modules: root.path().join("usr/lib/modules").join(&release),
             release,
         })

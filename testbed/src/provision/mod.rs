@@ -13,6 +13,7 @@ pub mod root;
 pub mod workspace;
 
 mod agent;
+mod bzimage;
 mod cpio;
 mod elf;
 mod host;
@@ -90,7 +91,7 @@ impl Provision {
     /// # Errors
     /// When the root is damaged.
     pub fn kernel(&self, series: Series) -> Result<Kernel> {
-        Kernel::find(&self.root, series)
+        Kernel::find(&self.cache, &self.root, series)
     }
 
     /// Builds `guest-driver/kernel` for a kernel; returns its modules.

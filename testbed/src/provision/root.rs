@@ -31,6 +31,7 @@ const BUILD_PACKAGES: &[&str] = &[
     "pkgconf",
     "python3-minimal",
     "xz-utils",
+    "zstd",
 ];
 
 /// Packages whose programs and libraries go into the guest image.

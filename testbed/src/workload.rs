@@ -1,1 +1,0 @@
-//! Programs that are run between guests.

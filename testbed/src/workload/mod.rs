@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Programs that are run between two guests, and what they measured.
+//!
+//! - [`perftest`]: the `ib_*_lat` and `ib_*_bw` programs over any RDMA device.
+//! - [`rxe`]: an RDMA device in software over the guests' network card, to compare with.
+//! - [`tcp`]: TCP ping-pong by sockperf.
+
+pub mod perftest;
+pub mod rdma;
+pub mod rxe;
+mod server;
+pub mod tcp;

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! TCP ping-pong over the guests' virtio network card, by sockperf.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::server::{fresh_port, wait_until_listening};
+use crate::{
+    error::{Error, Result},
+    topology::{ADDRESSES, Pair},
+};
+
+const SERVER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Result of a ping-pong. Times are in microseconds, half a round trip each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PingPong {
+    /// Size of the message.
+    pub bytes: u64,
+    /// Number of round trips measured.
+    pub iterations: u64,
+    /// The mean.
+    pub average: f64,
+    /// The fastest.
+    pub min: f64,
+    /// The slowest.
+    pub max: f64,
+    /// The median.
+    pub p50: f64,
+    /// 99 of 100 were faster.
+    pub p99: f64,
+}
+
+/// Plays ping-pong with messages of `bytes` (14 at least, sockperf's header) for `seconds`.
+///
+/// # Errors
+/// When either side fails, or a message was lost.
+pub fn ping_pong(pair: &Pair, bytes: u64, seconds: u32) -> Result<PingPong> {
+    let [left, right] = pair.guests();
+    let (port, size, time) = (fresh_port().to_string(), bytes.to_string(), seconds.to_string());
+    let address = ["--tcp", "-i", ADDRESSES[0], "-p", &port];
+    let server = left.command(["sockperf", "server"].iter().chain(&address).copied()).spawn()?;
+    let number = port.parse().unwrap_or_default();
+    let server = wait_until_listening(left, server, number, SERVER_LIMIT)?;
+    let size = ["-m", &size, "-t", &time];
+    let client = ["sockperf", "ping-pong"].iter().chain(&address).chain(&size).copied();
+    let limit = SERVER_LIMIT + Duration::from_secs(u64::from(seconds));
+    let output = right.command(client).limit(limit).run()?;
+    // The server never ends by itself; dropping it ends it.
+    drop(server);
+    parse(bytes, &output.stdout_text())
+}
+
+fn parse(bytes: u64, text: &str) -> Result<PingPong> {
+    let unread = |what: &str| Error::Unread {
+        program: "sockperf".into(),
+        what: format!("it does not say {what}"),
+        output: text.into(),
+    };
+    let after = |before: &str| {
+        let rest = &text[text.find(before)? + before.len()..];
+        rest.trim_start_matches([' ', '=']).split([' ', ';', '\n']).next()
+    };
+    let number = |before: &str| {
+        let value = after(before).and_then(|word| word.parse::<f64>().ok());
+        value.ok_or_else(|| unread(before))
+    };
+    let lost = number("# dropped messages")?;
+    if lost != 0.0 {
+        return Err(unread("that no message was lost"));
+    }
+    let total = text.lines().find(|line| line.contains(" observations"));
+    let count = total.and_then(|line| line.split("Total ").nth(1)?.split(' ').next()?.parse().ok());
+    Ok(PingPong {
+        bytes,
+        iterations: count.ok_or_else(|| unread("how many round trips it saw"))?,
+        average: number("Latency is")?,
+        min: number("<MIN> observation")?,
+        max: number("<MAX> observation")?,
+        p50: number("percentile 50.000")?,
+        p99: number("percentile 99.000")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = include_str!("samples/sockperf.txt");
+
+    #[test]
+    fn a_ping_pong_is_read() {
+        insta::assert_json_snapshot!(parse(64, SAMPLE).unwrap());
+    }
+
+    #[test]
+    fn a_lost_message_and_a_missing_line_are_errors() {
+        assert!(
+            parse(64, &SAMPLE.replace("dropped messages = 0", "dropped messages = 3")).is_err()
+        );
+        assert!(parse(64, &SAMPLE.replace("percentile 99.000", "")).is_err());
+        assert!(parse(64, "sockperf: ERROR: Can't connect\n").is_err());
+    }
+}
