@@ -1,5 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A worker's way from a guest-virtual address to host memory.
+//!
+//! ```
+//! # use vnic_iommu::{Access, AddressSpace, Gpa, Gva, PagingMode, Translator, WorkerSlot};
+//! # use vnic_iommu::{quiesce::GuestPage, testing::PageTableBuilder, walk::x86_64::{USER, WRITABLE}};
+//! # let ram = vnic_iommu::testing::anonymous_ram(0x10_0000);
+//! # let mode = PagingMode::Level4;
+//! # let table = PageTableBuilder::new(&ram, mode, Gpa(0x1_0000), Gpa(0x8_0000)).unwrap();
+//! # table.map(Gva(0x7000), Gpa(0x9_0000), 12, USER | WRITABLE).unwrap();
+//! # let (root, epochs, invalidation) = (table.root(), Gpa(0), Gpa(0x1000));
+//! // Once per VM and worker, and once per process:
+//! let slot = WorkerSlot::new(GuestPage::new(&ram, epochs).unwrap(), 0).unwrap();
+//! let space = AddressSpace::new(1, ram.clone(), root, mode, invalidation)?;
+//! let mut translator = Translator::default();
+//! // For every burst of work:
+//! let burst = slot.enter();
+//! let (mut va, mut data) = (Gva(0x7ff0), &b"hello"[..]);
+//! while !data.is_empty() {
+//!     let chunk = translator.translate(&burst, &space, va, data.len(), Access::Write)?;
+//!     chunk.volatile().copy_from(&data[..chunk.len()]);
+//!     va = va.checked_add(chunk.len() as u64).unwrap();
+//!     data = &data[chunk.len()..];
+//! }
+//! burst.leave();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -172,3 +172,21 @@ fn reuse_of_tags_and_slots_brings_nothing_back() {
         assert!(iotlb.lookup(space, Gva(0x1000), Access::Write).is_none());
     }
 }
+
+/// Tag and page share a word: an address too wide for its half must not read as another tag.
+#[test]
+fn an_address_too_wide_finds_no_other_space() {
+    let ram = anonymous_ram(0x1000);
+    let host = ram.host_ptr(Gpa(0), 0x1000).unwrap();
+    let mut iotlb = Iotlb::new(IotlbSize::default());
+    for (space, page) in [(1, 0x1000), (2, 0x2000), (3, 0x3000)] {
+        iotlb.insert(space, Gva(page), host, true);
+    }
+    for (space, bit) in (1..=3).flat_map(|space| (56..64).map(move |bit| (space, bit))) {
+        for page in [0x1000, 0x2000, 0x3000] {
+            assert!(iotlb.lookup(space, Gva(1 << bit | page), Access::Read).is_none());
+        }
+        iotlb.insert(space, Gva(1 << bit | 0x4000), host, true);
+    }
+    assert!((1..=3).all(|space| iotlb.lookup(space, Gva(0x4000), Access::Read).is_none()));
+}

@@ -183,3 +183,27 @@ fn leaf_base(value: u64, shift: u32) -> Result<Gpa, Fault> {
     };
     if address.is_aligned(shift) { Ok(address) } else { Err(Fault::ReservedBits) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the guest does between the read and the mark cannot be timed from outside.
+    #[test]
+    fn only_the_entry_that_was_judged_is_marked() {
+        let entry = AtomicU64::new(0);
+        let judged = PRESENT | USER | WRITABLE | 0x5000;
+        let found = Found {
+            entry: &entry,
+            value: judged,
+            base: Gpa(0x5000),
+            page_shift: PAGE_SHIFT,
+            writable: true,
+        };
+        assert!(!found.mark(ACCESSED | DIRTY));
+        assert_eq!(entry.load(Ordering::Relaxed), 0);
+        entry.store(judged, Ordering::Relaxed);
+        assert!(found.mark(ACCESSED | DIRTY));
+        assert_eq!(entry.load(Ordering::Relaxed), judged | ACCESSED | DIRTY);
+    }
+}
