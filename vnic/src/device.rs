@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The whole NIC: its workers, its ports, and the registries by which ports find each other.
+
+use crate::engine::grace::Grace;
+use crate::engine::wait::PageAnswer;
+use crate::engine::worker::{self, Handle};
+use crate::object::ctx::Ctx;
+use crate::object::gid::GidRegistry;
+use crate::object::qp::Qp;
+use crate::port::{Port, PortConfig, PortEvents};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use vnic_abi::epoch::EPOCH_SLOTS;
+use vnic_iommu::addr::Gva;
+use vnic_iommu::memory::GuestRam;
+
+/// Settings of the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceConfig {
+    /// Worker threads, 1 to 64.
+    pub workers: usize,
+    /// How long an idle worker looks for work before it sleeps.
+    pub spin: Duration,
+    /// Bytes that one queue pair may move before others have their turn; also what bounds the time
+    /// that an invalidation in a guest waits.
+    pub chunk: u64,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        Self { workers: 1, spin: Duration::from_micros(50), chunk: 64 << 10 }
+    }
+}
+
+/// Why a device could not be started or a port not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The number of workers is out of range.
+    #[error("{0} workers asked for; choose 1 to {EPOCH_SLOTS}")]
+    Workers(usize),
+    /// A chunk of nothing would never end.
+    #[error("chunks of {0} bytes asked for; choose at least 4096")]
+    Chunk(u64),
+    /// The operating system refused a thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The whole NIC.
+#[derive(Debug)]
+pub struct Device {
+    config: DeviceConfig,
+    handles: Box<[Handle]>,
+    grace: Grace,
+    gids: GidRegistry,
+    qpns: RwLock<HashMap<u32, Weak<Qp>>>,
+    ports: Mutex<Vec<Weak<Port>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    next_worker: AtomicUsize,
+    /// Sessions that have not ended, by number.
+    sessions: Mutex<HashSet<u64>>,
+}
+
+impl Device {
+    /// A device whose workers do not run.
+    pub(crate) fn new(config: DeviceConfig) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            handles: (0..config.workers).map(|_| Handle::default()).collect(),
+            grace: Grace::new(config.workers),
+            gids: GidRegistry::default(),
+            qpns: RwLock::default(),
+            ports: Mutex::default(),
+            threads: Mutex::default(),
+            next_worker: AtomicUsize::new(0),
+            sessions: Mutex::default(),
+        })
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`] if a setting is out of range or a thread cannot be started.
+    pub fn start(config: DeviceConfig) -> Result<Arc<Self>, DeviceError> {
+        if !(1..=EPOCH_SLOTS as usize).contains(&config.workers) {
+            return Err(DeviceError::Workers(config.workers));
+        }
+        if config.chunk < 4096 {
+            return Err(DeviceError::Chunk(config.chunk));
+        }
+        let device = Self::new(config);
+        for index in 0..config.workers {
+            match worker::spawn(device.clone(), index) {
+                Ok(thread) => device.threads.lock().push(thread),
+                Err(error) => {
+                    device.shutdown();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(device)
+    }
+
+    /// Attaches a guest's port, once its memory is known.
+    ///
+    /// # Errors
+    ///
+    /// None today; kept for limits on the number of ports.
+    pub fn attach(
+        self: &Arc<Self>,
+        config: PortConfig,
+        ram: GuestRam,
+        up: Arc<dyn PortEvents>,
+    ) -> Result<Arc<Port>, DeviceError> {
+        let port = Arc::new(Port::new(self.clone(), config, ram, up));
+        let mut ports = self.ports.lock();
+        ports.retain(|port| port.strong_count() != 0);
+        ports.push(Arc::downgrade(&port));
+        Ok(port)
+    }
+
+    /// Ports that are attached now.
+    pub fn ports(&self) -> Vec<Arc<Port>> {
+        self.ports.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Detaches every port, stops the workers and waits for them.
+    pub fn shutdown(&self) {
+        for port in self.ports() {
+            port.detach();
+        }
+        for handle in &self.handles {
+            handle.stop();
+        }
+        for thread in self.threads.lock().drain(..) {
+            // A worker that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+
+    /// Settings.
+    pub fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    pub(crate) fn grace(&self) -> &Grace {
+        &self.grace
+    }
+
+    pub(crate) fn handle(&self, worker: usize) -> &Handle {
+        &self.handles[worker]
+    }
+
+    pub(crate) fn gids(&self) -> &GidRegistry {
+        &self.gids
+    }
+
+    pub(crate) fn qpns(&self) -> &RwLock<HashMap<u32, Weak<Qp>>> {
+        &self.qpns
+    }
+
+    pub(crate) fn session_began(&self, uid: u64) {
+        self.sessions.lock().insert(uid);
+    }
+
+    pub(crate) fn session_ended(&self, uid: u64) {
+        self.sessions.lock().remove(&uid);
+    }
+
+    /// Numbers of sessions that have not ended. Workers ask by number: to hold a port or a session,
+    /// if only for a moment, could make a worker the one that has to end it.
+    pub(crate) fn live_sessions(&self) -> HashSet<u64> {
+        self.sessions.lock().clone()
+    }
+
+    /// The worker for the next context, in turn.
+    pub(crate) fn next_worker(&self) -> usize {
+        // Relaxed: any worker would do.
+        self.next_worker.fetch_add(1, Ordering::Relaxed) % self.handles.len()
+    }
+
+    pub(crate) fn add_context(&self, ctx: &Arc<Ctx>) {
+        self.handles[ctx.worker].add_context(ctx.clone());
+    }
+
+    pub(crate) fn remove_context(&self, ctx: &Arc<Ctx>) {
+        self.handles[ctx.worker].remove_context(ctx);
+    }
+
+    pub(crate) fn kick(&self) {
+        for handle in &self.handles {
+            handle.wake();
+        }
+    }
+
+    /// Lets the queue pair's worker look at it soon.
+    pub(crate) fn schedule(&self, qp: &Arc<Qp>) {
+        self.handles[qp.pd.ctx.worker].push(qp.clone());
+    }
+
+    /// Lets queue pairs try again that waited for pages. `denied` is the page that could not be had.
+    pub(crate) fn answer_all(&self, waiters: Vec<u64>, denied: Option<Gva>) {
+        for waiter in waiters {
+            let qp = u32::try_from(waiter)
+                .ok()
+                .and_then(|qpn| self.qpns.read().get(&qpn).and_then(Weak::upgrade));
+            if let Some(qp) = qp {
+                *qp.page_answer.lock() = Some(PageAnswer { denied });
+                self.schedule(&qp);
+            }
+        }
+    }
+
+    /// Lets queue pairs try again, with no word about why.
+    pub(crate) fn resume_all(&self, waiters: Vec<u64>) {
+        self.answer_all(waiters, None);
+    }
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The engine: workers that take requests from send queues and carry them out.
+
+pub mod copy;
+pub mod core;
+pub mod grace;
+pub mod request;
+pub mod requester;
+pub mod responder;
+pub mod schedule;
+pub mod slots;
+pub mod timer;
+pub mod wait;
+pub mod worker;

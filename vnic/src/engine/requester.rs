@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The sending half of a queue pair: one request after the other, in order.
+
+use crate::engine::core::Core;
+use crate::engine::request::{Local, SendRequest};
+use crate::engine::responder::{Nak, Responder, enter_error, fail};
+use crate::engine::wait::{Over, Side, Wait};
+use crate::fabric::local::{Advance, Missing, Transfer};
+use crate::object::mr::KeyCache;
+use crate::object::qp::Qp;
+use crate::object::qp::attr::ack_timeout;
+use crate::port::MAX_MESSAGE;
+use crate::ring::sq::{Element, WorkRing};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use vnic_abi::cqe::{Cqe, WcOpcode, WcStatus};
+use vnic_abi::ctrl::{QpAttr, QpState};
+use vnic_abi::doorbell::QP_SQ_OFFSET;
+use vnic_abi::event::EventKind;
+use vnic_abi::wqe::SEND_WQE_PAYLOAD;
+use vnic_iommu::addr::{Gva, PAGE_SIZE};
+use vnic_iommu::quiesce::Burst;
+
+/// Requests that one queue pair may start before others have their turn.
+const MAX_REQUESTS: u32 = 16;
+/// What a request costs in the scheduler beside its bytes.
+const REQUEST_COST: u64 = 256;
+/// Page requests in a row for one request without a byte of progress, before its pages count as not
+/// to be had: a guest that says yes and does nothing would go on for ever.
+const MAX_PAGE_TRIES: u32 = 10_000;
+/// Pause after the guest's table of page requests was full.
+const PAGE_PAUSE: Duration = Duration::from_micros(500);
+/// How often to look for the peer when the time-out is "for ever".
+const PATIENT: Duration = Duration::from_millis(100);
+/// RNR retry count that means "for ever".
+const RNR_FOREVER: u8 = 7;
+
+/// The request in hand.
+#[derive(Debug)]
+struct Current {
+    request: SendRequest,
+    done: u64,
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub struct Requester {
+    ring: WorkRing,
+    element: Element,
+    current: Option<Current>,
+    wait: Wait,
+    keys: KeyCache,
+    attr: QpAttr,
+    rnr_used: u8,
+    timeouts: u8,
+    page_tries: u32,
+    peer: Weak<Qp>,
+    peer_connection: u32,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Cost for the scheduler, about bytes.
+    pub cost: u64,
+    /// There is more to do at once.
+    pub more: bool,
+}
+
+/// Why a step's loop ended, with what is to be done outside the burst.
+enum Pause {
+    Idle,
+    More,
+    Missing(Missing),
+    Timer(Duration),
+}
+
+impl Requester {
+    /// In the RESET state.
+    pub fn new(depth: u32, stride: u32) -> Self {
+        Self {
+            ring: WorkRing::new(QP_SQ_OFFSET as usize, depth, stride),
+            element: Element::EMPTY,
+            current: None,
+            wait: Wait::Nothing,
+            keys: KeyCache::default(),
+            attr: QpAttr::default(),
+            rnr_used: 0,
+            timeouts: 0,
+            page_tries: 0,
+            peer: Weak::new(),
+            peer_connection: 0,
+        }
+    }
+
+    /// Back to the RESET state.
+    pub fn reset(&mut self) {
+        self.ring.reset();
+        self.current = None;
+        self.wait = Wait::Nothing;
+        self.keys.clear();
+        self.peer = Weak::new();
+        self.rnr_used = 0;
+        self.timeouts = 0;
+        self.page_tries = 0;
+    }
+
+    /// Takes over attributes.
+    pub fn configure(&mut self, attr: &QpAttr) {
+        self.attr = *attr;
+    }
+
+    /// The peer, if it is there, ready, and connected to us.
+    fn peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
+        let ready = |peer: &Qp| matches!(peer.state(), QpState::Rtr | QpState::Rts | QpState::Sqd);
+        if let Some(peer) = self.peer.upgrade()
+            && peer.connection() == self.peer_connection
+        {
+            return ready(&peer).then_some(peer);
+        }
+        let peer = find_peer(qp, &self.attr)?;
+        // Before its attributes are looked at: a change afterwards is seen by the next message.
+        let connection = peer.connection();
+        let theirs = peer.attr();
+        let ours = theirs.dest_qpn.get() == qp.qpn && qp.session.holds_gid(&theirs.av.dgid);
+        if !ours || !ready(&peer) {
+            return None;
+        }
+        self.peer = Arc::downgrade(&peer);
+        self.peer_connection = connection;
+        Some(peer)
+    }
+
+    /// Takes the next element and parses it. `false` if there is none.
+    fn fetch(&mut self, qp: &Arc<Qp>, core: &mut Core) -> bool {
+        if !self.ring.take(&qp.memory, &mut self.element) {
+            return false;
+        }
+        match SendRequest::parse(&self.element) {
+            Ok(request) if request.total <= u64::from(MAX_MESSAGE) => {
+                self.current = Some(Current { request, done: 0 });
+            }
+            Ok(request) => {
+                self.complete(qp, request.wr_id, request.wc_opcode(), WcStatus::LocLenErr, 0, core);
+            }
+            Err(bad) => {
+                self.complete(qp, bad.wr_id, WcOpcode::Send, WcStatus::LocQpOpErr, 0, core);
+            }
+        }
+        true
+    }
+
+    /// Publishes a completion. One that is not a success puts the queue pair into error.
+    fn complete(
+        &mut self,
+        qp: &Arc<Qp>,
+        wr_id: u64,
+        opcode: WcOpcode,
+        status: WcStatus,
+        byte_len: u64,
+        core: &mut Core,
+    ) {
+        let cqe = Cqe {
+            wr_id: wr_id.into(),
+            // A message is at most 2^31 bytes.
+            byte_len: (byte_len as u32).into(),
+            qpn: qp.qpn.into(),
+            wqe_count: self.ring.consumed().into(),
+            opcode: opcode.0,
+            status: status.0,
+            ..Cqe::default()
+        };
+        let published = qp.send_cq.publish(cqe, false, &*qp.session.up);
+        if published.is_err() {
+            fail(qp, EventKind::QpFatal, &mut core.later);
+        } else if status != WcStatus::Success {
+            enter_error(qp, &mut core.later);
+        }
+    }
+
+    /// Completes the request in hand.
+    fn finish(&mut self, qp: &Arc<Qp>, status: WcStatus, core: &mut Core) {
+        let Some(Current { request, .. }) = self.current.take() else { return };
+        self.rnr_used = 0;
+        self.timeouts = 0;
+        self.page_tries = 0;
+        if status != WcStatus::Success || request.signaled || qp.sq_sig_all {
+            let (id, opcode) = (request.wr_id, request.wc_opcode());
+            self.complete(qp, id, opcode, status, request.total, core);
+        }
+    }
+
+    /// Requests end with errors until the ring is empty.
+    fn flush(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
+        self.wait = Wait::Nothing;
+        self.finish(qp, WcStatus::WrFlushErr, core);
+        let mut flushed = 0;
+        while flushed < self.ring.depth() && self.ring.take(&qp.memory, &mut self.element) {
+            flushed += 1;
+            let wr_id = SendRequest::parse(&self.element)
+                .map_or_else(|bad| bad.wr_id, |request| request.wr_id);
+            self.complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0, core);
+        }
+        qp.responder.lock().flush(qp, &mut core.later);
+        // A program that posts as fast as this loop takes gets its next turn in order.
+        let more = flushed == self.ring.depth();
+        Step { cost: u64::from(flushed + 1) * REQUEST_COST, more }
+    }
+
+    fn status_of(&mut self, nak: Nak) -> Result<Pause, WcStatus> {
+        match nak {
+            Nak::InvalidRequest => Err(WcStatus::RemInvReqErr),
+            Nak::RemoteAccess => Err(WcStatus::RemAccessErr),
+            Nak::RemoteOperation => Err(WcStatus::RemOpErr),
+            Nak::Rnr(delay) => {
+                if self.attr.rnr_retry != RNR_FOREVER {
+                    if self.rnr_used >= self.attr.rnr_retry {
+                        return Err(WcStatus::RnrRetryExcErr);
+                    }
+                    self.rnr_used += 1;
+                }
+                Ok(Pause::Timer(delay))
+            }
+        }
+    }
+
+    /// The peer does not answer: wait, and give up after all retries.
+    fn unanswered(&mut self) -> Result<Pause, WcStatus> {
+        let Some(timeout) = ack_timeout(self.attr.timeout) else {
+            return Ok(Pause::Timer(PATIENT));
+        };
+        if self.timeouts > self.attr.retry_cnt {
+            return Err(WcStatus::RetryExcErr);
+        }
+        self.timeouts += 1;
+        Ok(Pause::Timer(timeout))
+    }
+
+    /// Works until the budget, the ring or something to wait for ends it.
+    fn work(&mut self, qp: &Arc<Qp>, core: &mut Core, denied: Option<Side>) -> (Pause, Step) {
+        let mut denied = denied;
+        let mut step = Step::default();
+        let budget = core.device.config().chunk;
+        let (mut requests, mut bytes) = (0, 0);
+        let Some(own_slot) = core.slots.of(&qp.session) else { return (Pause::Idle, step) };
+        let pause = loop {
+            if requests >= MAX_REQUESTS || bytes >= budget {
+                break Pause::More;
+            }
+            if self.current.is_none() {
+                if qp.state() != QpState::Rts || !self.fetch(qp, core) {
+                    break Pause::Idle;
+                }
+                if self.current.is_none() {
+                    break Pause::Idle;
+                }
+            }
+            let Some(peer) = self.peer(qp) else {
+                match self.unanswered() {
+                    Ok(pause) => break pause,
+                    Err(status) => {
+                        self.finish(qp, status, core);
+                        break Pause::Idle;
+                    }
+                }
+            };
+            let Some(peer_slot) = core.slots.of(&peer.session) else { break Pause::Idle };
+            let mut responder = peer.responder.lock();
+            if peer.is_destroyed() {
+                drop(responder);
+                self.peer = Weak::new();
+                continue;
+            }
+            let burst = Burst::enter_all(&[&*own_slot, &*peer_slot]);
+            // Requests of this queue pair share the burst and the peer's lock for as long as they
+            // need nothing else.
+            let stop = loop {
+                let advance = self.advance(
+                    qp,
+                    &peer,
+                    &mut responder,
+                    core,
+                    &burst,
+                    budget - bytes.min(budget),
+                    denied.take(),
+                );
+                let (advance, moved) = advance;
+                bytes += moved;
+                if moved != 0 {
+                    self.page_tries = 0;
+                    self.timeouts = 0;
+                }
+                match advance {
+                    Advance::Done => {
+                        requests += 1;
+                        self.finish(qp, WcStatus::Success, core);
+                        let again = requests < MAX_REQUESTS
+                            && bytes < budget
+                            && qp.state() == QpState::Rts
+                            && self.fetch(qp, core)
+                            && self.current.is_some();
+                        if !again {
+                            break None;
+                        }
+                    }
+                    Advance::More => break Some(Pause::More),
+                    Advance::Missing(missing) => break Some(Pause::Missing(missing)),
+                    Advance::Nak(nak) => match self.status_of(nak) {
+                        Ok(pause) => break Some(pause),
+                        Err(status) => {
+                            self.finish(qp, status, core);
+                            break Some(Pause::Idle);
+                        }
+                    },
+                    Advance::Failed(status) => {
+                        self.finish(qp, status, core);
+                        break Some(Pause::Idle);
+                    }
+                }
+            };
+            if let Some(pause) = stop {
+                break pause;
+            }
+        };
+        qp.session.work.add(u64::from(requests), bytes);
+        step.cost = bytes + (u64::from(requests) + 1) * REQUEST_COST;
+        (pause, step)
+    }
+
+    #[allow(clippy::too_many_arguments)] // reason: both ends of one transfer
+    fn advance(
+        &mut self,
+        qp: &Arc<Qp>,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+        core: &mut Core,
+        burst: &Burst<'_>,
+        budget: u64,
+        denied: Option<Side>,
+    ) -> (Advance, u64) {
+        let Some(Current { request, done }) = &mut self.current else {
+            return (Advance::More, 0);
+        };
+        let mut transfer = Transfer {
+            burst,
+            translator: &mut core.translator,
+            later: &mut core.later,
+            budget,
+            moved: 0,
+        };
+        match denied {
+            Some(Side::Local) => return (Advance::Failed(WcStatus::LocProtErr), 0),
+            Some(Side::Remote) => return (transfer.refuse_page(request, peer, responder), 0),
+            None => {}
+        }
+        let start = SEND_WQE_PAYLOAD as usize;
+        let inline = match request.local {
+            // The parser checked that they fit.
+            Local::Inline(len) => &self.element.bytes()[start..start + len],
+            Local::List(_) => &[],
+        };
+        let mut advance =
+            transfer.advance(qp, request, inline, &mut self.keys, peer, responder, done);
+        if let Advance::Missing(Missing { recoverable: false, side, .. }) = advance {
+            advance = match side {
+                Side::Local => Advance::Failed(WcStatus::LocProtErr),
+                Side::Remote => transfer.refuse_page(request, peer, responder),
+            };
+        }
+        (advance, transfer.moved)
+    }
+
+    /// Outside the burst: asks for the page and waits for it.
+    fn wait_for_page(&mut self, qp: &Arc<Qp>, core: &mut Core, missing: Missing) -> Step {
+        let asked = match missing.side {
+            Side::Local => Some((qp.session.clone(), qp.pd.ctx.space.clone())),
+            Side::Remote => {
+                self.peer.upgrade().map(|peer| (peer.session.clone(), peer.pd.ctx.space.clone()))
+            }
+        };
+        let Some((session, space)) = asked else { return Step { cost: 0, more: true } };
+        self.page_tries += 1;
+        if self.page_tries > MAX_PAGE_TRIES {
+            let page = page_of(missing.va);
+            self.wait = Wait::Page { side: missing.side, page };
+            *qp.page_answer.lock() = Some(crate::engine::wait::PageAnswer { denied: Some(page) });
+            return Step { cost: 0, more: true };
+        }
+        *qp.page_answer.lock() = None;
+        let page = page_of(missing.va);
+        self.wait = Wait::Page { side: missing.side, page };
+        let pasid = space.table.pasid();
+        let waiter = u64::from(qp.qpn);
+        if !session.request_pages(pasid, missing.va, missing.len, missing.access, waiter) {
+            self.wait_until(qp, core, PAGE_PAUSE);
+        } else if !space.is_bound() {
+            // An unbind that did not see the request cannot have cancelled it.
+            self.wait = Wait::Nothing;
+            return Step { cost: 0, more: true };
+        }
+        Step::default()
+    }
+
+    fn wait_until(&mut self, qp: &Arc<Qp>, core: &mut Core, delay: Duration) {
+        let time = Instant::now() + delay;
+        self.wait = Wait::Until(time);
+        core.timers.at(time, qp);
+    }
+}
+
+fn page_of(va: Gva) -> Gva {
+    Gva(va.0 & !(PAGE_SIZE - 1))
+}
+
+fn find_peer(qp: &Qp, attr: &QpAttr) -> Option<Arc<Qp>> {
+    let device = &qp.session.device;
+    let session = device.gids().find(&qp.session.network, &attr.av.dgid)?;
+    let peer = device.qpns().read().get(&attr.dest_qpn.get())?.upgrade()?;
+    (peer.session.uid == session.uid).then_some(peer)
+}
+
+/// One turn of a queue pair.
+pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
+    let mut guard = qp.requester.lock();
+    if qp.is_destroyed() {
+        return Step::default();
+    }
+    wake_sender(qp);
+    let this = &mut *guard;
+    let mut step = match qp.state() {
+        QpState::Err => this.flush(qp, core),
+        QpState::Rts | QpState::Sqd => {
+            let denied = match this.wait.over(&qp.page_answer, Instant::now) {
+                Over::No => return Step::default(),
+                Over::Yes => None,
+                Over::Denied(side) => Some(side),
+            };
+            let (pause, mut step) = this.work(qp, core, denied);
+            match pause {
+                Pause::Idle => {}
+                Pause::More => step.more = true,
+                Pause::Timer(delay) => {
+                    *qp.page_answer.lock() = None;
+                    this.wait_until(qp, core, delay);
+                    // The element may have come between the look and the wait.
+                    wake_sender_of(this, core);
+                }
+                Pause::Missing(missing) => {
+                    let waiting = this.wait_for_page(qp, core, missing);
+                    step.more = waiting.more;
+                }
+            }
+            step
+        }
+        _ => Step::default(),
+    };
+    drop(guard);
+    qp.send_cq.notify(&*qp.session.up);
+    core.later.flush(&core.device);
+    // A queue pair that failed in this step is flushed at its next turn.
+    step.more |= qp.state() == QpState::Err && step.more;
+    step
+}
+
+/// A doorbell may mean a new receive element that a sender waits for.
+fn wake_sender(qp: &Arc<Qp>) {
+    let mut responder = qp.responder.lock();
+    if !responder.has_waiter() {
+        return;
+    }
+    if let Some(waiter) = responder.take_waiter(&qp.memory) {
+        drop(responder);
+        qp.session.device.resume_all(vec![u64::from(waiter)]);
+    }
+}
+
+fn wake_sender_of(this: &Requester, _core: &Core) {
+    if let Some(peer) = this.peer.upgrade() {
+        wake_sender(&peer);
+    }
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The receiving half of a queue pair: checks what a peer asks for, and where its bytes go.
+//!
+//! Each function decides one thing and returns the next step; none moves a byte.
+
+use crate::engine::core::Later;
+use crate::engine::request::Remote;
+use crate::object::mr::KeyCache;
+use crate::object::qp::Qp;
+use crate::object::qp::attr::rnr_delay;
+use crate::object::space::Space;
+use crate::ring::memory::RingMemory;
+use crate::ring::rq::{RecvRequest, SgeList};
+use crate::ring::sq::{Element, WorkRing};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+use vnic_abi::cqe::{Cqe, CqeFlags, WcOpcode, WcStatus};
+use vnic_abi::ctrl::{AccessFlags, QpAttr, QpState};
+use vnic_abi::doorbell::QP_RQ_WANTS_DOORBELL;
+use vnic_abi::event::EventKind;
+use vnic_iommu::addr::Gva;
+
+/// Why the responder does not carry a request out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nak {
+    /// No receive element is posted; try again after this time.
+    Rnr(Duration),
+    /// The request is one that this queue pair does not take.
+    InvalidRequest,
+    /// The key does not allow it.
+    RemoteAccess,
+    /// The responder failed for a reason of its own.
+    RemoteOperation,
+}
+
+/// A receive element in use by the message that arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct Receiving {
+    /// From the driver.
+    pub wr_id: u64,
+    /// Where the message goes.
+    pub scatter: SgeList,
+}
+
+/// A contiguous range of the responder's process.
+#[derive(Debug)]
+pub struct Target {
+    /// Address space.
+    pub space: Arc<Space>,
+    /// First byte.
+    pub start: Gva,
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct Responder {
+    ring: WorkRing,
+    element: Element,
+    /// The message that arrives.
+    pub receiving: Option<Receiving>,
+    /// Last region used.
+    pub keys: KeyCache,
+    access: AccessFlags,
+    rnr_delay: Duration,
+    /// Number of the requester that waits for a receive element.
+    waiter: Option<u32>,
+    established: bool,
+}
+
+impl Responder {
+    /// In the RESET state.
+    pub fn new(offset: usize, depth: u32, stride: u32) -> Self {
+        Self {
+            ring: WorkRing::new(offset, depth, stride),
+            element: Element::EMPTY,
+            receiving: None,
+            keys: KeyCache::default(),
+            access: AccessFlags::empty(),
+            rnr_delay: Duration::ZERO,
+            waiter: None,
+            established: false,
+        }
+    }
+
+    /// Back to the RESET state.
+    pub fn reset(&mut self, memory: &RingMemory) {
+        self.forget();
+        self.want_doorbell(memory, false);
+        self.established = false;
+    }
+
+    /// Drops what refers to other objects.
+    pub fn forget(&mut self) {
+        self.ring.reset();
+        self.receiving = None;
+        self.keys.clear();
+        self.waiter = None;
+    }
+
+    /// Takes over attributes.
+    pub fn configure(&mut self, attr: &QpAttr) {
+        self.access = AccessFlags::from_bits_retain(attr.access.get());
+        self.rnr_delay = rnr_delay(attr.min_rnr_timer);
+    }
+
+    fn want_doorbell(&self, memory: &RingMemory, want: bool) {
+        let word = memory.word32(QP_RQ_WANTS_DOORBELL as usize);
+        // Relaxed: `take` issues the fence that matters.
+        word.store(u32::from(want).to_le(), Ordering::Relaxed);
+    }
+
+    /// Takes the next receive element. If there is none, asks the driver for a doorbell.
+    fn take(&mut self, memory: &RingMemory) -> Option<RecvRequest> {
+        if self.ring.take(memory, &mut self.element) {
+            return Some(RecvRequest::parse(&self.element));
+        }
+        self.want_doorbell(memory, true);
+        // SeqCst: pairs with the driver's fence between publishing an element and reading the word.
+        // Either the driver rings, or the element is seen here.
+        fence(Ordering::SeqCst);
+        let found = self.ring.take(memory, &mut self.element);
+        found.then(|| RecvRequest::parse(&self.element))
+    }
+
+    /// Makes sure that a message from `sender` has a receive element.
+    ///
+    /// # Errors
+    ///
+    /// The [`Nak`] for the sender.
+    pub fn begin_receive(
+        &mut self,
+        qp: &Arc<Qp>,
+        sender: u32,
+        later: &mut Later,
+    ) -> Result<Receiving, Nak> {
+        if let Some(receiving) = self.receiving {
+            return Ok(receiving);
+        }
+        let Some(request) = self.take(&qp.memory) else {
+            self.waiter = Some(sender);
+            return Err(Nak::Rnr(self.rnr_delay));
+        };
+        self.want_doorbell(&qp.memory, false);
+        self.waiter = None;
+        let Some(scatter) = request.scatter else {
+            self.receiving = Some(Receiving { wr_id: request.wr_id, scatter: SgeList::EMPTY });
+            self.fail_receive(qp, WcStatus::LocQpOpErr, later);
+            return Err(Nak::RemoteOperation);
+        };
+        let receiving = Receiving { wr_id: request.wr_id, scatter };
+        self.receiving = Some(receiving);
+        Ok(receiving)
+    }
+
+    /// Tells whether an RDMA access is allowed, and where it goes.
+    ///
+    /// # Errors
+    ///
+    /// The [`Nak`] for the requester; this queue pair is then in error.
+    pub fn rdma_target(
+        &mut self,
+        qp: &Arc<Qp>,
+        remote: Remote,
+        len: u64,
+        right: AccessFlags,
+        later: &mut Later,
+    ) -> Result<Target, Nak> {
+        if !self.access.contains(right) {
+            fail(qp, EventKind::QpRequestError, later);
+            return Err(Nak::InvalidRequest);
+        }
+        let found = self
+            .keys
+            .get(&qp.session.keys, remote.rkey)
+            .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
+            .and_then(|mr| mr.check(remote.addr, len, right));
+        match found {
+            Some(start) => Ok(Target { space: qp.pd.ctx.space.clone(), start }),
+            None => {
+                fail(qp, EventKind::QpAccessError, later);
+                Err(Nak::RemoteAccess)
+            }
+        }
+    }
+
+    /// Completes the message that arrived.
+    ///
+    /// # Errors
+    ///
+    /// The [`Nak`] for the sender if the completion queue overran.
+    pub fn finish_receive(
+        &mut self,
+        qp: &Arc<Qp>,
+        opcode: WcOpcode,
+        byte_len: u64,
+        imm: Option<[u8; 4]>,
+        solicited: bool,
+        later: &mut Later,
+    ) -> Result<(), Nak> {
+        let Some(receiving) = self.receiving.take() else { return Err(Nak::RemoteOperation) };
+        let mut cqe = self.cqe(qp, receiving.wr_id, WcStatus::Success);
+        cqe.opcode = opcode.0;
+        // A message is at most 2^31 bytes.
+        cqe.byte_len = (byte_len as u32).into();
+        if let Some(imm) = imm {
+            cqe.imm = imm;
+            cqe.flags = CqeFlags::WITH_IMM.bits();
+        }
+        later.notify_recv(qp);
+        if !self.established && qp.state() == QpState::Rtr {
+            later.event(qp, EventKind::CommEstablished);
+        }
+        self.established = true;
+        qp.recv_cq.publish(cqe, solicited, &*qp.session.up).map_err(|_| {
+            fail(qp, EventKind::QpFatal, later);
+            Nak::RemoteOperation
+        })
+    }
+
+    /// Completes the receive element in use with an error, and puts the queue pair into error.
+    pub fn fail_receive(&mut self, qp: &Arc<Qp>, status: WcStatus, later: &mut Later) {
+        if let Some(receiving) = self.receiving.take() {
+            let cqe = self.cqe(qp, receiving.wr_id, status);
+            // An overrun is told by an event of its own.
+            let _ = qp.recv_cq.publish(cqe, true, &*qp.session.up);
+            later.notify_recv(qp);
+        }
+        enter_error(qp, later);
+    }
+
+    fn cqe(&self, qp: &Qp, wr_id: u64, status: WcStatus) -> Cqe {
+        Cqe {
+            wr_id: wr_id.into(),
+            qpn: qp.qpn.into(),
+            wqe_count: self.ring.consumed().into(),
+            opcode: WcOpcode::Recv.0,
+            status: status.0,
+            ..Cqe::default()
+        }
+    }
+
+    /// Flushes up to a ring's worth of receive elements; from now on the driver rings for each new
+    /// one.
+    pub fn flush(&mut self, qp: &Arc<Qp>, later: &mut Later) {
+        let mut wr_id = self.receiving.take().map(|receiving| receiving.wr_id);
+        for _ in 0..=self.ring.depth() {
+            let Some(id) = wr_id.or_else(|| self.take(&qp.memory).map(|request| request.wr_id))
+            else {
+                break;
+            };
+            wr_id = None;
+            let cqe = self.cqe(qp, id, WcStatus::WrFlushErr);
+            if qp.recv_cq.publish(cqe, true, &*qp.session.up).is_err() {
+                break;
+            }
+        }
+        later.notify_recv(qp);
+    }
+
+    /// After the driver rang: the number of the requester that may go on, if one waited and an
+    /// element is there.
+    pub fn take_waiter(&mut self, memory: &RingMemory) -> Option<u32> {
+        if !self.ring.is_posted(memory) {
+            return None;
+        }
+        let waiter = self.waiter.take()?;
+        self.want_doorbell(memory, false);
+        Some(waiter)
+    }
+
+    /// Whether a requester waits for a receive element.
+    pub fn has_waiter(&self) -> bool {
+        self.waiter.is_some()
+    }
+}
+
+/// Puts a queue pair into error and lets its worker flush it.
+pub fn enter_error(qp: &Arc<Qp>, later: &mut Later) {
+    if qp.state() != QpState::Err {
+        qp.set_state(QpState::Err);
+        later.schedule(qp);
+    }
+}
+
+/// The same for an error that no completion of this side tells.
+pub fn fail(qp: &Arc<Qp>, kind: EventKind, later: &mut Later) {
+    if qp.state() != QpState::Err {
+        later.event(qp, kind);
+    }
+    enter_error(qp, later);
+}

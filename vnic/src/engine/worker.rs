@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A worker: polls the doorbells of its contexts, gives queue pairs their turns, and sleeps when
+//! there is nothing to do.
+//!
+//! Going to sleep is a Dekker-style agreement with drivers: the worker sets `need_kick` in every
+//! doorbell page, issues a full fence and looks at the bitmaps once more; a driver sets its bit with
+//! a full fence and then looks at `need_kick`. One of the two sees the other.
+
+use crate::device::Device;
+use crate::engine::core::Core;
+use crate::engine::requester;
+use crate::engine::schedule::Schedule;
+use crate::object::ctx::Ctx;
+use crate::object::qp::Qp;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::Instant;
+
+/// Turns between two looks at the doorbells: bounds a pass, and with it grace periods.
+const TURNS: usize = 8;
+/// Idle passes between two looks at the clock.
+const CLOCK: u32 = 64;
+
+/// What other threads tell a worker.
+#[derive(Debug, Default)]
+pub struct Handle {
+    thread: OnceLock<Thread>,
+    stop: AtomicBool,
+    /// Queue pairs to look at.
+    inbox: Mutex<Vec<Arc<Qp>>>,
+    has_mail: AtomicBool,
+    /// Contexts to poll, and how often that changed.
+    contexts: Mutex<Arc<Vec<Arc<Ctx>>>>,
+    version: AtomicU64,
+}
+
+impl Handle {
+    /// Ends a sleep.
+    pub fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Ends the worker.
+    pub fn stop(&self) {
+        // Release: pairs with the Acquire in the worker's loop.
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Lets the worker look at `qp`.
+    pub fn push(&self, qp: Arc<Qp>) {
+        self.inbox.lock().push(qp);
+        // SeqCst: `unpark` follows; the worker that parks after it returns at once.
+        self.has_mail.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Vec<Arc<Ctx>>)) {
+        change(Arc::make_mut(&mut *self.contexts.lock()));
+        // Release: pairs with the Acquire in the worker's `reload`.
+        self.version.fetch_add(1, Ordering::Release);
+        self.wake();
+    }
+
+    /// Adds a context. The worker is woken, since the new page does not ask for kicks.
+    pub fn add_context(&self, ctx: Arc<Ctx>) {
+        self.update(|contexts| contexts.push(ctx));
+    }
+
+    /// Removes a context; wait for a grace period before its page goes.
+    pub fn remove_context(&self, ctx: &Arc<Ctx>) {
+        self.update(|contexts| contexts.retain(|held| !Arc::ptr_eq(held, ctx)));
+    }
+}
+
+/// Starts worker `index` of `device`.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn spawn(device: Arc<Device>, index: usize) -> std::io::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn({
+        let device = device.clone();
+        move || Worker::new(device, index).run()
+    })?;
+    // Set once per worker; a kick before now finds the worker not yet asleep.
+    let _ = device.handle(index).thread.set(thread.thread().clone());
+    Ok(thread)
+}
+
+struct Worker {
+    index: usize,
+    core: Core,
+    schedule: Schedule,
+    contexts: Arc<Vec<Arc<Ctx>>>,
+    version: u64,
+}
+
+impl Worker {
+    fn new(device: Arc<Device>, index: usize) -> Self {
+        Self {
+            index,
+            core: Core::new(device, index),
+            schedule: Schedule::default(),
+            contexts: Arc::default(),
+            version: 0,
+        }
+    }
+
+    fn run(mut self) {
+        let device = self.core.device.clone();
+        let handle = device.handle(self.index);
+        device.grace().wake(self.index);
+        let mut idle_since = Instant::now();
+        let mut idle_passes = 0u32;
+        // Acquire: pairs with the Release in `stop`.
+        while !handle.stop.load(Ordering::Acquire) {
+            device.grace().quiescent(self.index);
+            self.reload(handle);
+            if self.pass(handle) {
+                idle_passes = 0;
+                continue;
+            }
+            std::hint::spin_loop();
+            idle_passes = idle_passes.wrapping_add(1);
+            if idle_passes == 1 {
+                idle_since = Instant::now();
+            } else if idle_passes.is_multiple_of(CLOCK)
+                && idle_since.elapsed() >= device.config().spin
+            {
+                self.sleep(handle);
+                idle_passes = 0;
+            }
+        }
+        device.grace().sleep(self.index);
+    }
+
+    /// One look at everything. `true` if anything was done.
+    fn pass(&mut self, handle: &Handle) -> bool {
+        let mut busy = false;
+        let schedule = &mut self.schedule;
+        for ctx in self.contexts.iter() {
+            busy |= ctx.take_doorbells(|qp| schedule.push(qp));
+        }
+        // Relaxed: a hint; mail is found at the next pass at the latest.
+        if handle.has_mail.load(Ordering::Relaxed) {
+            busy = true;
+            // Cleared before the look, so that later mail sets it again.
+            handle.has_mail.store(false, Ordering::SeqCst);
+            for qp in std::mem::take(&mut *handle.inbox.lock()) {
+                schedule.push(&qp);
+            }
+        }
+        if !self.core.timers.is_empty() {
+            self.core.timers.expire(Instant::now(), |qp| schedule.push(&qp));
+        }
+        let core = &mut self.core;
+        for _ in 0..TURNS {
+            let ran = schedule.turn(|qp| {
+                let step = requester::run(core, qp);
+                (step.cost, step.more)
+            });
+            if !ran {
+                break;
+            }
+            busy = true;
+        }
+        busy
+    }
+
+    /// Takes over a new list of contexts.
+    fn reload(&mut self, handle: &Handle) {
+        // Acquire: pairs with the Release in `update`.
+        let version = handle.version.load(Ordering::Acquire);
+        if version == self.version {
+            return;
+        }
+        self.version = version;
+        self.contexts = handle.contexts.lock().clone();
+        let live = self.core.device.live_sessions();
+        self.core.slots.retain(|uid| live.contains(&uid));
+    }
+
+    fn set_need_kick(&self, need: bool) {
+        for ctx in self.contexts.iter() {
+            ctx.set_need_kick(need);
+        }
+    }
+
+    /// Sleeps until a kick, mail, a change of contexts or a timer.
+    fn sleep(&mut self, handle: &Handle) {
+        self.set_need_kick(true);
+        // SeqCst: pairs with the driver's SeqCst OR of its doorbell bit, see the module's text.
+        fence(Ordering::SeqCst);
+        let work = self.contexts.iter().any(|ctx| ctx.has_doorbell())
+            || handle.has_mail.load(Ordering::SeqCst)
+            || handle.version.load(Ordering::SeqCst) != self.version
+            || handle.stop.load(Ordering::SeqCst);
+        if !work {
+            let device = self.core.device.clone();
+            device.grace().sleep(self.index);
+            match self.core.timers.next(Instant::now()) {
+                Some(delay) => std::thread::park_timeout(delay),
+                None => std::thread::park(),
+            }
+            device.grace().wake(self.index);
+            // Pages of contexts that were removed meanwhile are not ours to write.
+            self.reload(handle);
+        }
+        self.set_need_kick(false);
+    }
+}

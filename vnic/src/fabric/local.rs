@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Both ends are guests of this device: one translated copy, no packet.
+
+use crate::engine::copy::forward;
+use crate::engine::core::Later;
+use crate::engine::request::{Atomic, Local, Op, Remote, SendRequest};
+use crate::engine::responder::{Nak, Responder, Target, fail};
+use crate::engine::wait::Side;
+use crate::object::mr::KeyCache;
+use crate::object::qp::Qp;
+use crate::object::space::Space;
+use crate::ring::rq::SgeList;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use vnic_abi::cqe::{WcOpcode, WcStatus};
+use vnic_abi::ctrl::AccessFlags;
+use vnic_abi::event::EventKind;
+use vnic_iommu::addr::{Gva, PAGE_SIZE};
+use vnic_iommu::quiesce::Burst;
+use vnic_iommu::translate::{HostChunk, Translator};
+use vnic_iommu::walk::Access;
+
+/// Bytes that one page request asks for, at most: enough to make a long transfer wait seldom, little
+/// enough not to fill the guest's memory before the first byte is used.
+const PREFETCH: u64 = 1 << 20;
+
+/// Where a transfer stopped for want of a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing {
+    /// Whose page.
+    pub side: Side,
+    /// First byte that is missing.
+    pub va: Gva,
+    /// Bytes from there on that the transfer will need, as far as is worth asking for.
+    pub len: u64,
+    /// What for.
+    pub access: Access,
+    /// Whether the guest's kernel may be able to provide it.
+    pub recoverable: bool,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Advance {
+    /// It is done.
+    Done,
+    /// It goes on next time.
+    More,
+    /// It waits for a page.
+    Missing(Missing),
+    /// The responder refuses.
+    Nak(Nak),
+    /// It fails on the requester's own side.
+    Failed(WcStatus),
+}
+
+/// One end's bytes of a message.
+enum Bytes<'a> {
+    /// In the device's copy of an element.
+    Held(&'a [u8]),
+    /// In a list of ranges, each with a key.
+    List { qp: &'a Qp, list: &'a SgeList, keys: &'a mut KeyCache, right: AccessFlags },
+    /// In one range.
+    Range(&'a Target),
+}
+
+/// A contiguous piece of one end.
+enum Piece<'a> {
+    Held(&'a [u8]),
+    Mapped { space: &'a Arc<Space>, va: Gva, len: u64 },
+}
+
+/// A key does not cover its range.
+struct BadKey;
+
+impl Bytes<'_> {
+    /// The piece that begins `offset` bytes into the message; the message is longer than that.
+    fn piece(&mut self, offset: u64) -> Result<Piece<'_>, BadKey> {
+        match self {
+            Self::Held(bytes) => Ok(Piece::Held(bytes.get(offset as usize..).ok_or(BadKey)?)),
+            Self::Range(target) => {
+                let va = Gva(target.start.0 + offset);
+                Ok(Piece::Mapped { space: &target.space, va, len: u64::MAX })
+            }
+            Self::List { qp, list, keys, right } => {
+                let mut before = 0;
+                for sge in list.entries() {
+                    let length = u64::from(sge.length.get());
+                    if offset < before + length {
+                        // The whole range is checked, so that nothing moves before the error.
+                        let start = keys
+                            .get(&qp.session.keys, sge.lkey.get())
+                            .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
+                            .and_then(|mr| mr.check(sge.addr.get(), length, *right))
+                            .ok_or(BadKey)?;
+                        let into = offset - before;
+                        let va = Gva(start.0 + into);
+                        let space = &qp.pd.ctx.space;
+                        return Ok(Piece::Mapped { space, va, len: length - into });
+                    }
+                    before += length;
+                }
+                Err(BadKey)
+            }
+        }
+    }
+}
+
+/// Checks every key of a list before anything moves.
+fn check_list(qp: &Qp, list: &SgeList, keys: &mut KeyCache, right: AccessFlags) -> bool {
+    list.entries().iter().filter(|sge| sge.length.get() != 0).all(|sge| {
+        keys.get(&qp.session.keys, sge.lkey.get())
+            .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
+            .and_then(|mr| mr.check(sge.addr.get(), sge.length.get().into(), right))
+            .is_some()
+    })
+}
+
+/// Why a copy stopped before its end.
+enum Stop {
+    Key(Side),
+    Page(Missing),
+}
+
+/// One transfer between a requester's and a responder's memory.
+pub struct Transfer<'a, 'w> {
+    /// Burst that covers both sides.
+    pub burst: &'a Burst<'w>,
+    /// The worker's translations.
+    pub translator: &'a mut Translator,
+    /// Left for after the burst.
+    pub later: &'a mut Later,
+    /// Bytes that may be moved before others have their turn.
+    pub budget: u64,
+    /// Bytes moved so far; the caller starts with 0.
+    pub moved: u64,
+}
+
+impl<'a> Transfer<'a, '_> {
+    /// Carries `request` on, of which `done` bytes are done.
+    pub fn advance(
+        &mut self,
+        qp: &Arc<Qp>,
+        request: &SendRequest,
+        inline: &[u8],
+        keys: &mut KeyCache,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+        done: &mut u64,
+    ) -> Advance {
+        let reads = matches!(request.op, Op::Read(_) | Op::Atomic(..));
+        let right = if reads { AccessFlags::LOCAL_WRITE } else { AccessFlags::empty() };
+        if let Local::List(list) = &request.local
+            && *done == 0
+            && !check_list(qp, list, keys, right)
+        {
+            return Advance::Failed(WcStatus::LocProtErr);
+        }
+        let local = match &request.local {
+            Local::Inline(_) => Bytes::Held(inline),
+            Local::List(list) => Bytes::List { qp, list, keys, right },
+        };
+        match request.op {
+            Op::Send => self.send(qp, request, local, peer, responder, done),
+            Op::Write(remote) => self.write(qp, request, local, remote, peer, responder, done),
+            Op::Read(remote) => self.read(request, local, remote, peer, responder, done),
+            Op::Atomic(remote, op) => self.atomic(local, remote, op, peer, responder),
+        }
+    }
+
+    fn send(
+        &mut self,
+        qp: &Qp,
+        request: &SendRequest,
+        local: Bytes<'_>,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+        done: &mut u64,
+    ) -> Advance {
+        let receiving = match responder.begin_receive(peer, qp.qpn, self.later) {
+            Ok(receiving) => receiving,
+            Err(nak) => return Advance::Nak(nak),
+        };
+        if request.total > receiving.scatter.total() {
+            responder.fail_receive(peer, WcStatus::LocLenErr, self.later);
+            return Advance::Nak(Nak::InvalidRequest);
+        }
+        let remote = Bytes::List {
+            qp: peer,
+            list: &receiving.scatter,
+            keys: &mut responder.keys,
+            right: AccessFlags::LOCAL_WRITE,
+        };
+        match self.copy(local, remote, Side::Remote, request.total, done) {
+            Ok(true) => {}
+            Ok(false) => return Advance::More,
+            Err(Stop::Page(missing)) => return Advance::Missing(missing),
+            Err(Stop::Key(Side::Local)) => return Advance::Failed(WcStatus::LocProtErr),
+            Err(Stop::Key(Side::Remote)) => return self.refuse_page(request, peer, responder),
+        }
+        self.deliver(request, WcOpcode::Recv, peer, responder)
+    }
+
+    fn deliver(
+        &mut self,
+        request: &SendRequest,
+        opcode: WcOpcode,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+    ) -> Advance {
+        let (imm, solicited) = (request.imm, request.solicited);
+        let total = request.total;
+        match responder.finish_receive(peer, opcode, total, imm, solicited, self.later) {
+            Ok(()) => Advance::Done,
+            Err(nak) => Advance::Nak(nak),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // reason: one request, both ends
+    fn write(
+        &mut self,
+        qp: &Qp,
+        request: &SendRequest,
+        local: Bytes<'_>,
+        remote: Remote,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+        done: &mut u64,
+    ) -> Advance {
+        if *done < request.total {
+            let right = AccessFlags::REMOTE_WRITE;
+            let target = match responder.rdma_target(peer, remote, request.total, right, self.later)
+            {
+                Ok(target) => target,
+                Err(nak) => return Advance::Nak(nak),
+            };
+            match self.copy(local, Bytes::Range(&target), Side::Remote, request.total, done) {
+                Ok(true) => {}
+                Ok(false) => return Advance::More,
+                Err(stop) => return self.rdma_stop(stop, peer),
+            }
+        }
+        if request.imm.is_none() {
+            return Advance::Done;
+        }
+        match responder.begin_receive(peer, qp.qpn, self.later) {
+            Ok(_) => self.deliver(request, WcOpcode::RecvRdmaWithImm, peer, responder),
+            Err(nak) => Advance::Nak(nak),
+        }
+    }
+
+    fn read(
+        &mut self,
+        request: &SendRequest,
+        local: Bytes<'_>,
+        remote: Remote,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+        done: &mut u64,
+    ) -> Advance {
+        if request.total == 0 {
+            return Advance::Done;
+        }
+        let right = AccessFlags::REMOTE_READ;
+        let target = match responder.rdma_target(peer, remote, request.total, right, self.later) {
+            Ok(target) => target,
+            Err(nak) => return Advance::Nak(nak),
+        };
+        match self.copy(Bytes::Range(&target), local, Side::Local, request.total, done) {
+            Ok(true) => Advance::Done,
+            Ok(false) => Advance::More,
+            Err(stop) => self.rdma_stop(stop, peer),
+        }
+    }
+
+    fn rdma_stop(&mut self, stop: Stop, peer: &Arc<Qp>) -> Advance {
+        match stop {
+            Stop::Page(missing) => Advance::Missing(missing),
+            Stop::Key(Side::Local) => Advance::Failed(WcStatus::LocProtErr),
+            // The peer's address space was unbound.
+            Stop::Key(Side::Remote) => self.refuse_rdma(peer),
+        }
+    }
+
+    fn atomic(
+        &mut self,
+        mut local: Bytes<'_>,
+        remote: Remote,
+        op: Atomic,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+    ) -> Advance {
+        if !remote.addr.is_multiple_of(8) {
+            return self.refuse_atomic(peer);
+        }
+        let right = AccessFlags::REMOTE_ATOMIC;
+        let target = match responder.rdma_target(peer, remote, 8, right, self.later) {
+            Ok(target) => target,
+            Err(nak) => return Advance::Nak(nak),
+        };
+        // The result's place first: an atomic must not happen twice because its result had none.
+        let mut place = [std::ptr::null_mut::<u8>(); 8];
+        for (offset, byte) in place.iter_mut().enumerate() {
+            let piece = match local.piece(offset as u64) {
+                Ok(piece) => piece,
+                Err(BadKey) => return Advance::Failed(WcStatus::LocProtErr),
+            };
+            match self.map(&piece, 1, Access::Write, Side::Local) {
+                Ok(Some(chunk)) => *byte = chunk.as_ptr(),
+                Ok(None) => return Advance::Failed(WcStatus::LocProtErr),
+                Err(missing) => return Advance::Missing(missing),
+            }
+        }
+        let word = Piece::Mapped { space: &target.space, va: target.start, len: 8 };
+        let chunk = match self.map(&word, 8, Access::Write, Side::Remote) {
+            Ok(Some(chunk)) if chunk.len() == 8 && chunk.as_ptr().cast::<u64>().is_aligned() => {
+                chunk
+            }
+            Ok(_) => return self.refuse_atomic(peer),
+            Err(missing) => return Advance::Missing(missing),
+        };
+        #[allow(unsafe_code)] // reason: guest memory is only reachable by address
+        // SAFETY: eight aligned bytes of guest memory, valid for as long as the burst; atomics
+        // tolerate the guest's concurrent accesses.
+        let word = unsafe { AtomicU64::from_ptr(chunk.as_ptr().cast()) };
+        // SeqCst: verbs order atomics against the CPUs' own, so nothing weaker will do.
+        let old = match op {
+            Atomic::FetchAdd(add) => word.fetch_add(add, Ordering::SeqCst),
+            Atomic::CompareSwap { compare, swap } => word
+                .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
+                .unwrap_or_else(|found| found),
+        };
+        for (to, byte) in place.iter().zip(old.to_ne_bytes()) {
+            #[allow(unsafe_code)] // reason: as above
+            // SAFETY: one byte that was translated for writing in this burst.
+            unsafe {
+                to.write_volatile(byte);
+            }
+        }
+        self.moved += 8;
+        Advance::Done
+    }
+
+    fn refuse_atomic(&mut self, peer: &Arc<Qp>) -> Advance {
+        fail(peer, EventKind::QpRequestError, self.later);
+        Advance::Nak(Nak::InvalidRequest)
+    }
+
+    /// The guest cannot provide a page on the responder's side.
+    pub fn refuse_page(
+        &mut self,
+        request: &SendRequest,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+    ) -> Advance {
+        if request.op == Op::Send {
+            responder.fail_receive(peer, WcStatus::LocProtErr, self.later);
+            return Advance::Nak(Nak::RemoteOperation);
+        }
+        self.refuse_rdma(peer)
+    }
+
+    fn refuse_rdma(&mut self, peer: &Arc<Qp>) -> Advance {
+        fail(peer, EventKind::QpAccessError, self.later);
+        Advance::Nak(Nak::RemoteAccess)
+    }
+
+    /// Copies until the message, of which `done` bytes are done, ends (`true`) or the budget does.
+    fn copy(
+        &mut self,
+        mut from: Bytes<'_>,
+        mut to: Bytes<'_>,
+        to_side: Side,
+        total: u64,
+        done: &mut u64,
+    ) -> Result<bool, Stop> {
+        let from_side = match to_side {
+            Side::Local => Side::Remote,
+            Side::Remote => Side::Local,
+        };
+        while *done < total {
+            if self.moved >= self.budget {
+                return Ok(false);
+            }
+            let want = (total - *done).min(self.budget - self.moved);
+            let src = from.piece(*done).map_err(|BadKey| Stop::Key(from_side))?;
+            let dst = to.piece(*done).map_err(|BadKey| Stop::Key(to_side))?;
+            let rest = (total - *done).min(src.len()).min(dst.len());
+            let want = want.min(rest);
+            // What a page request should ask for: all that this pair of pieces will need.
+            let ahead = rest.min(PREFETCH);
+            let dst = self
+                .map(&dst, want, Access::Write, to_side)
+                .map_err(|missing| Stop::Page(Missing { len: ahead, ..missing }))?
+                .ok_or(Stop::Key(to_side))?;
+            let n = match &src {
+                Piece::Held(bytes) => {
+                    let n = bytes.len().min(dst.len());
+                    #[allow(unsafe_code)] // reason: guest memory is only reachable by address
+                    // SAFETY: `n` bytes of a slice, and of a chunk translated for writing in this
+                    // burst.
+                    unsafe {
+                        forward(bytes.as_ptr(), dst.as_ptr(), n)
+                    };
+                    n
+                }
+                Piece::Mapped { .. } => {
+                    let src = self
+                        .map(&src, dst.len() as u64, Access::Read, from_side)
+                        .map_err(|missing| Stop::Page(Missing { len: ahead, ..missing }))?
+                        .ok_or(Stop::Key(from_side))?;
+                    let n = src.len().min(dst.len());
+                    #[allow(unsafe_code)] // reason: as above
+                    // SAFETY: both chunks were translated in this burst and hold `n` bytes.
+                    unsafe {
+                        forward(src.as_ptr(), dst.as_ptr(), n)
+                    };
+                    n
+                }
+            };
+            *done += n as u64;
+            self.moved += n as u64;
+        }
+        Ok(true)
+    }
+
+    /// Host memory of a piece; `None` if its address space was unbound.
+    fn map<'s>(
+        &mut self,
+        piece: &'s Piece<'_>,
+        len: u64,
+        access: Access,
+        side: Side,
+    ) -> Result<Option<HostChunk<'s>>, Missing>
+    where
+        'a: 's,
+    {
+        let Piece::Mapped { space, va, .. } = piece else { return Ok(None) };
+        if !space.is_bound() {
+            return Ok(None);
+        }
+        // The bound keeps the length inside any pointer width and one page walk's worth of use.
+        let want = len.min(1 << 30) as usize;
+        self.translator.translate(self.burst, &space.table, *va, want, access).map(Some).map_err(
+            |fault| Missing {
+                side,
+                va: *va,
+                len: len.min(PAGE_SIZE),
+                access,
+                recoverable: fault.is_recoverable(),
+            },
+        )
+    }
+}
+
+impl Piece<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Held(bytes) => bytes.len() as u64,
+            Self::Mapped { len, .. } => *len,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Ways between a requester and its responder.
+
+pub mod local;

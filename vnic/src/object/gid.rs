@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! GIDs: the addresses by which ports of one network find each other.
+
+use crate::session::Session;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use vnic_abi::ctrl::GidType;
+use vnic_abi::status::Status;
+
+/// A GID in network byte order.
+pub type Gid = [u8; 16];
+
+/// Who holds which address in which network.
+#[derive(Debug, Default)]
+pub struct GidRegistry {
+    holders: RwLock<HashMap<(Arc<str>, Gid), (u64, Weak<Session>)>>,
+}
+
+impl GidRegistry {
+    /// The session that holds `gid` in `network`.
+    pub fn find(&self, network: &Arc<str>, gid: &Gid) -> Option<Arc<Session>> {
+        self.holders.read().get(&(network.clone(), *gid))?.1.upgrade()
+    }
+
+    fn claim(&self, session: &Arc<Session>, gid: Gid) -> Result<(), Status> {
+        let mut holders = self.holders.write();
+        let entry = (session.uid, Arc::downgrade(session));
+        match holders.entry((session.network.clone(), gid)) {
+            std::collections::hash_map::Entry::Occupied(mut held) => {
+                if held.get().0 != session.uid && held.get().1.strong_count() != 0 {
+                    return Err(Status::Exists);
+                }
+                held.insert(entry);
+            }
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, session: &Session, gid: Gid) {
+        let mut holders = self.holders.write();
+        let key = (session.network.clone(), gid);
+        if holders.get(&key).is_some_and(|(uid, _)| *uid == session.uid) {
+            holders.remove(&key);
+        }
+    }
+}
+
+impl Session {
+    /// Puts a GID into the table.
+    ///
+    /// # Errors
+    ///
+    /// `BadAttribute` for an index or type that does not exist, or the zero GID; `Exists` if another
+    /// port of the network holds it.
+    pub fn gid_set(self: &Arc<Self>, index: u32, kind: GidType, gid: Gid) -> Result<(), Status> {
+        if gid == [0; 16] || kind.name().is_none() {
+            return Err(Status::BadAttribute);
+        }
+        let mut gids = self.gids.lock();
+        let slot = gids.get(index as usize).copied().ok_or(Status::BadAttribute)?;
+        self.device.gids().claim(self, gid)?;
+        gids[index as usize] = Some(gid);
+        if let Some(old) = slot
+            && !gids.contains(&slot)
+        {
+            self.device.gids().release(self, old);
+        }
+        Ok(())
+    }
+
+    /// Empties an entry of the GID table.
+    ///
+    /// # Errors
+    ///
+    /// `BadAttribute` for an index that does not exist.
+    pub fn gid_clear(&self, index: u32) -> Result<(), Status> {
+        let mut gids = self.gids.lock();
+        let old = gids.get_mut(index as usize).ok_or(Status::BadAttribute)?.take();
+        if let Some(gid) = old
+            && !gids.contains(&old)
+        {
+            self.device.gids().release(self, gid);
+        }
+        Ok(())
+    }
+
+    /// Whether this port holds `gid`.
+    pub(crate) fn holds_gid(&self, gid: &Gid) -> bool {
+        self.gids.lock().contains(&Some(*gid))
+    }
+
+    /// Gives all addresses back.
+    pub(crate) fn release_gids(&self) {
+        for slot in self.gids.lock().iter_mut() {
+            if let Some(gid) = slot.take() {
+                self.device.gids().release(self, gid);
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Queue pairs: creation, transitions, destruction. What they do is the engine's business.
+
+pub mod attr;
+pub mod state;
+
+use crate::engine::requester::Requester;
+use crate::engine::responder::Responder;
+use crate::engine::wait::PageAnswer;
+use crate::object::cq::Cq;
+use crate::object::key;
+use crate::object::pd::Pd;
+use crate::ring::memory::RingMemory;
+use crate::session::Session;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use vnic_abi::PAGE_SIZE;
+use vnic_abi::ctrl::{QpAttr, QpAttrMask, QpState, QpType};
+use vnic_abi::doorbell::QP_SQ_OFFSET;
+use vnic_abi::event::{Event, EventKind};
+use vnic_abi::status::Status;
+use vnic_abi::wqe::{WQE_STRIDE_MAX, WQE_STRIDE_MIN};
+use vnic_iommu::addr::Gpa;
+
+/// What a driver asks for when it creates a queue pair.
+#[derive(Debug, Clone)]
+pub struct QpParams {
+    /// Protection domain.
+    pub pd: u32,
+    /// Completion queue of the send queue.
+    pub send_cq: u32,
+    /// Completion queue of the receive queue.
+    pub recv_cq: u32,
+    /// Transport service.
+    pub qp_type: QpType,
+    /// Every send request completes.
+    pub sq_sig_all: bool,
+    /// Elements of the send queue.
+    pub sq_depth: u32,
+    /// Stride of the send queue in bytes.
+    pub sq_stride: u32,
+    /// Elements of the receive queue.
+    pub rq_depth: u32,
+    /// Stride of the receive queue in bytes.
+    pub rq_stride: u32,
+    /// Returned in events.
+    pub cookie: u64,
+    /// The queue pair's memory.
+    pub pages: Vec<Gpa>,
+}
+
+/// A new queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QpCreated {
+    /// Its number, unique in the whole device.
+    pub qpn: u32,
+    /// Its bit in the doorbell page.
+    pub doorbell_index: u32,
+}
+
+/// A queue pair. Locks are taken in the order requester, then responder (of this or of the peer).
+#[derive(Debug)]
+pub struct Qp {
+    /// Number, unique in the device.
+    pub qpn: u32,
+    /// Bit in the doorbell page.
+    pub doorbell_index: u32,
+    /// The session that it lives in.
+    pub session: Arc<Session>,
+    /// Protection domain, which names the context too.
+    pub pd: Arc<Pd>,
+    /// Completion queue of the send queue.
+    pub send_cq: Arc<Cq>,
+    /// Completion queue of the receive queue.
+    pub recv_cq: Arc<Cq>,
+    /// Every send request completes.
+    pub sq_sig_all: bool,
+    /// Control page and rings.
+    pub memory: RingMemory,
+    /// The sending half.
+    pub requester: Mutex<Requester>,
+    /// The receiving half.
+    pub responder: Mutex<Responder>,
+    /// What the guest answered to the page request that the requester waits for.
+    pub page_answer: Mutex<Option<PageAnswer>>,
+    /// Whether the worker has it in its schedule. Only the owning worker touches it.
+    pub scheduled: AtomicBool,
+    cookie: u64,
+    attr: Mutex<QpAttr>,
+    state: AtomicU8,
+    connection: AtomicU32,
+    destroyed: AtomicBool,
+}
+
+impl Qp {
+    /// Current state.
+    #[inline]
+    pub fn state(&self) -> QpState {
+        // Acquire: pairs with the Release in `set_state`; attributes of the state are visible.
+        QpState(self.state.load(Ordering::Acquire))
+    }
+
+    /// Changes the state. Call with the lock of a half that it concerns.
+    pub fn set_state(&self, state: QpState) {
+        // Release: pairs with the Acquire in `state`.
+        self.state.store(state.0, Ordering::Release);
+    }
+
+    /// Whether it is gone. Ask with the lock of a half: then its rings stay for as long as the lock.
+    #[inline]
+    pub fn is_destroyed(&self) -> bool {
+        // Acquire: pairs with the Release in `qp_destroy`; the locks do the rest.
+        self.destroyed.load(Ordering::Acquire)
+    }
+
+    /// Counts connections: a peer that remembers an older number has lost this queue pair.
+    #[inline]
+    pub fn connection(&self) -> u32 {
+        // Acquire: pairs with the Release in `connect`.
+        self.connection.load(Ordering::Acquire)
+    }
+
+    /// Attributes as they were set.
+    pub fn attr(&self) -> QpAttr {
+        *self.attr.lock()
+    }
+
+    /// Tells the guest about this queue pair.
+    pub fn event(&self, kind: EventKind) {
+        self.session.up.event(Event {
+            kind: kind.0.into(),
+            object: self.qpn.into(),
+            cookie: self.cookie.into(),
+        });
+    }
+
+    fn forget_connection(&self) {
+        // Release: pairs with the Acquire in `connection`.
+        self.connection.fetch_add(1, Ordering::Release);
+    }
+}
+
+fn stride_is_valid(stride: u32) -> bool {
+    stride.is_power_of_two() && (WQE_STRIDE_MIN..=WQE_STRIDE_MAX).contains(&stride)
+}
+
+impl Session {
+    /// Creates a queue pair.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `Unsupported` type, `BadSize`, `BadAddress`, `Limit`.
+    pub fn qp_create(self: &Arc<Self>, params: &QpParams) -> Result<QpCreated, Status> {
+        if params.qp_type != QpType::Rc {
+            return Err(Status::Unsupported);
+        }
+        let limits = &self.limits;
+        let depth_is_valid = |depth: u32, max: u32| depth.is_power_of_two() && depth <= max;
+        if !depth_is_valid(params.sq_depth, limits.max_sq_depth)
+            || !depth_is_valid(params.rq_depth, limits.max_rq_depth)
+            || !stride_is_valid(params.sq_stride)
+            || !stride_is_valid(params.rq_stride)
+        {
+            return Err(Status::BadSize);
+        }
+        let sq_bytes = u64::from(params.sq_depth) * u64::from(params.sq_stride);
+        let rq_bytes = u64::from(params.rq_depth) * u64::from(params.rq_stride);
+        let rq_offset = u64::from(QP_SQ_OFFSET) + sq_bytes.next_multiple_of(PAGE_SIZE);
+        let memory = RingMemory::new(&self.ram, &params.pages, rq_offset + rq_bytes)?;
+
+        let pd = self.pd_acquire(params.pd)?;
+        let made = (|| {
+            let send_cq = self.cq_acquire(params.send_cq, &pd.ctx)?;
+            let recv_cq = match self.cq_acquire(params.recv_cq, &pd.ctx) {
+                Ok(cq) => cq,
+                Err(error) => {
+                    send_cq.release();
+                    return Err(error);
+                }
+            };
+            let (send, recv) = (send_cq.clone(), recv_cq.clone());
+            let made = self.qp_insert(params, memory, rq_offset as usize, &pd, send_cq, recv_cq);
+            if made.is_err() {
+                send.release();
+                recv.release();
+            }
+            made
+        })();
+        if made.is_err() {
+            pd.release();
+        }
+        made
+    }
+
+    fn qp_insert(
+        self: &Arc<Self>,
+        params: &QpParams,
+        memory: RingMemory,
+        rq_offset: usize,
+        pd: &Arc<Pd>,
+        send_cq: Arc<Cq>,
+        recv_cq: Arc<Cq>,
+    ) -> Result<QpCreated, Status> {
+        let mut own = self.qps.lock();
+        if own.len() >= self.limits.max_qp as usize {
+            return Err(Status::Limit);
+        }
+        let mut numbers = self.device.qpns().write();
+        // 0 and 1 name the special queue pairs of InfiniBand management.
+        let qpn = key::fresh(&numbers, 24, 2)?;
+        let qp = pd.ctx.bind_doorbell(|doorbell_index| {
+            Arc::new(Qp {
+                qpn,
+                doorbell_index,
+                session: self.clone(),
+                pd: pd.clone(),
+                send_cq,
+                recv_cq,
+                sq_sig_all: params.sq_sig_all,
+                memory,
+                requester: Mutex::new(Requester::new(params.sq_depth, params.sq_stride)),
+                responder: Mutex::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
+                page_answer: Mutex::new(None),
+                scheduled: AtomicBool::new(false),
+                cookie: params.cookie,
+                attr: Mutex::new(QpAttr::default()),
+                state: AtomicU8::new(QpState::Reset.0),
+                connection: AtomicU32::new(0),
+                destroyed: AtomicBool::new(false),
+            })
+        })?;
+        numbers.insert(qpn, Arc::downgrade(&qp));
+        own.insert(qpn, qp.clone());
+        Ok(QpCreated { qpn, doorbell_index: qp.doorbell_index })
+    }
+
+    pub(crate) fn qp(&self, qpn: u32) -> Result<Arc<Qp>, Status> {
+        self.qps.lock().get(&qpn).cloned().ok_or(Status::BadHandle)
+    }
+
+    /// Changes attributes and state.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `BadState`, `BadAttribute`; the queue pair is then as before.
+    pub fn qp_modify(&self, qpn: u32, mask: QpAttrMask, new: &QpAttr) -> Result<(), Status> {
+        if !QpAttrMask::all().contains(mask) {
+            return Err(Status::BadAttribute);
+        }
+        let qp = self.qp(qpn)?;
+        let mut requester = qp.requester.lock();
+        let mut responder = qp.responder.lock();
+        if qp.is_destroyed() {
+            return Err(Status::BadHandle);
+        }
+        let from = qp.state();
+        let to = if mask.contains(QpAttrMask::STATE) { QpState(new.state) } else { from };
+        if mask.contains(QpAttrMask::CUR_STATE) && QpState(new.cur_state) != from {
+            return Err(Status::BadState);
+        }
+        state::check(from, to, mask)?;
+        let mut attr = qp.attr.lock();
+        attr::apply(&mut attr, new, mask, self.limits.max_rd_atomic, self.gids.lock().len())?;
+        if to == QpState::Reset {
+            *attr = QpAttr::default();
+            requester.reset();
+            responder.reset(&qp.memory);
+            *qp.page_answer.lock() = None;
+        }
+        if matches!(to, QpState::Reset | QpState::Rtr) {
+            qp.forget_connection();
+        }
+        requester.configure(&attr);
+        responder.configure(&attr);
+        qp.set_state(to);
+        drop((attr, responder, requester));
+        // There may be requests from before, and in the error state there is everything to flush.
+        if from != to {
+            self.device.schedule(&qp);
+        }
+        Ok(())
+    }
+
+    /// Attributes and state.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`.
+    pub fn qp_query(&self, qpn: u32) -> Result<QpAttr, Status> {
+        let qp = self.qp(qpn)?;
+        let state = qp.state().0;
+        Ok(QpAttr { state, cur_state: state, ..qp.attr() })
+    }
+
+    /// Destroys a queue pair. After the return its rings are not touched.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`.
+    pub fn qp_destroy(&self, qpn: u32) -> Result<(), Status> {
+        let qp = self.qps.lock().remove(&qpn).ok_or(Status::BadHandle)?;
+        self.device.qpns().write().remove(&qpn);
+        {
+            // Whoever holds a half may be in the rings; nobody who takes it later will.
+            let mut requester = qp.requester.lock();
+            let mut responder = qp.responder.lock();
+            // Release: pairs with the Acquire in `is_destroyed`.
+            qp.destroyed.store(true, Ordering::Release);
+            qp.forget_connection();
+            requester.reset();
+            responder.forget();
+        }
+        qp.pd.ctx.release_doorbell(qp.doorbell_index);
+        self.page_requests.lock().forget_waiter(u64::from(qpn));
+        qp.send_cq.release();
+        qp.recv_cq.release();
+        qp.pd.release();
+        Ok(())
+    }
+}

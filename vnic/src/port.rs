@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A port: what one guest sees of the device, across driver loads and resets.
+
+use crate::device::Device;
+pub use crate::object::cq::CqParams;
+pub use crate::object::mr::{MrKeys, MrParams};
+pub use crate::object::qp::{QpCreated, QpParams};
+use crate::session::Session;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use vnic_abi::config::{Config, Features, MAGIC};
+use vnic_abi::ctrl::{Counters, GidType, PagingMode, QpAttr, QpAttrMask};
+use vnic_abi::event::{Event, PageRequest, PageResponseCode};
+use vnic_abi::status::Status;
+use vnic_abi::wqe::{RECV_WQE_PAYLOAD, SEND_WQE_PAYLOAD, WQE_STRIDE_MAX};
+use vnic_abi::{ABI_VERSION, U32};
+use vnic_iommu::addr::Gpa;
+use vnic_iommu::memory::GuestRam;
+use vnic_iommu::quiesce::GuestPage;
+
+/// How the port tells the guest something. Called by workers and by control threads; must not wait
+/// for the guest.
+pub trait PortEvents: Send + Sync {
+    /// An event for the event queue.
+    fn event(&self, event: Event);
+    /// A request for the page request queue.
+    fn page_request(&self, request: PageRequest);
+}
+
+/// What a driver may have. Every field counts objects, elements or bytes as the name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Queue pairs.
+    pub max_qp: u32,
+    /// Completion queues.
+    pub max_cq: u32,
+    /// Memory regions.
+    pub max_mr: u32,
+    /// Protection domains.
+    pub max_pd: u32,
+    /// Contexts, and so address spaces.
+    pub max_ctx: u32,
+    /// Entries of the GID table.
+    pub max_gid: u32,
+    /// Elements of a send queue, a power of two.
+    pub max_sq_depth: u32,
+    /// Elements of a receive queue, a power of two.
+    pub max_rq_depth: u32,
+    /// Elements of a completion queue, a power of two.
+    pub max_cq_depth: u32,
+    /// Outstanding READs and atomics of a queue pair.
+    pub max_rd_atomic: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_qp: 16384,
+            max_cq: 16384,
+            max_mr: 1 << 18,
+            max_pd: 16384,
+            max_ctx: 1024,
+            max_gid: 128,
+            max_sq_depth: 16384,
+            max_rq_depth: 16384,
+            max_cq_depth: 1 << 17,
+            max_rd_atomic: 16,
+        }
+    }
+}
+
+/// Bytes of one message, at most (InfiniBand's own limit).
+pub const MAX_MESSAGE: u32 = 1 << 31;
+/// Gather or scatter entries of one request: as many as the largest receive element holds, 16 bytes
+/// each, bounded by what the device copies.
+pub const MAX_SGE: u32 = crate::ring::rq::MAX_SGE as u32;
+/// Inline bytes of one request.
+pub const MAX_INLINE: u32 = WQE_STRIDE_MAX - SEND_WQE_PAYLOAD;
+
+const _: () = assert!(MAX_SGE * 16 + RECV_WQE_PAYLOAD <= WQE_STRIDE_MAX);
+
+/// Settings of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Name in logs and status.
+    pub name: String,
+    /// MAC address of the guest's network device; zero if not configured.
+    pub mac: [u8; 6],
+    /// Ports reach only ports of the same network.
+    pub network: String,
+    /// What the driver may have.
+    pub limits: Limits,
+}
+
+impl PortConfig {
+    /// A port called `name` in the default network.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            mac: [0; 6],
+            network: "default".into(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The configuration space of such a port on a device with `workers` workers.
+    pub fn config_space(&self, workers: usize) -> Config {
+        let limits = &self.limits;
+        Config {
+            magic: MAGIC.into(),
+            version: ABI_VERSION.into(),
+            features: OFFERED.bits().into(),
+            max_qp: limits.max_qp.into(),
+            max_cq: limits.max_cq.into(),
+            max_mr: limits.max_mr.into(),
+            max_pd: limits.max_pd.into(),
+            max_ctx: limits.max_ctx.into(),
+            max_sq_depth: limits.max_sq_depth.into(),
+            max_rq_depth: limits.max_rq_depth.into(),
+            max_cq_depth: limits.max_cq_depth.into(),
+            max_sge: MAX_SGE.into(),
+            max_inline: MAX_INLINE.into(),
+            max_rd_atomic: limits.max_rd_atomic.into(),
+            max_msg_size: MAX_MESSAGE.into(),
+            max_gid: limits.max_gid.into(),
+            num_workers: U32::new(workers as u32),
+            active_mtu: 5,
+            mac: self.mac,
+            ..Config::default()
+        }
+    }
+}
+
+/// Optional parts that this device has.
+const OFFERED: Features = Features::ATOMIC;
+
+/// Objects and work of a port, for `vnic status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PortSnapshot {
+    /// Name of the port.
+    pub name: String,
+    /// Whether a driver has started the device.
+    pub driver: bool,
+    /// Bound address spaces.
+    pub pasids: u32,
+    /// Contexts.
+    pub contexts: u32,
+    /// Protection domains.
+    pub pds: u32,
+    /// Memory regions.
+    pub mrs: u32,
+    /// Completion queues.
+    pub cqs: u32,
+    /// Queue pairs.
+    pub qps: u32,
+    /// Page requests that wait for an answer.
+    pub page_requests_outstanding: u32,
+    /// Page requests sent.
+    pub page_requests: u64,
+    /// Send requests completed.
+    pub send_requests: u64,
+    /// Payload bytes copied.
+    pub bytes: u64,
+}
+
+/// A port with a guest behind it.
+pub struct Port {
+    device: Arc<Device>,
+    config: PortConfig,
+    up: Arc<dyn PortEvents>,
+    ram: Mutex<GuestRam>,
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Passes a command on to the session, which exists between `INIT` and `SHUTDOWN`.
+macro_rules! forward {
+    ($($(#[$meta:meta])* $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
+        $($(#[$meta])*
+        ///
+        /// # Errors
+        ///
+        /// `BadState` before `INIT`; otherwise as the session's method of this name.
+        pub fn $name(&self, $($arg: $ty),*) -> Result<$ret, Status> {
+            self.session()?.$name($($arg),*)
+        })*
+    };
+}
+
+impl Port {
+    pub(crate) fn new(
+        device: Arc<Device>,
+        config: PortConfig,
+        ram: GuestRam,
+        up: Arc<dyn PortEvents>,
+    ) -> Self {
+        Self { device, config, up, ram: Mutex::new(ram), session: Mutex::new(None) }
+    }
+
+    /// Name in logs and status.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What the driver reads as configuration space.
+    pub fn config_space(&self) -> Config {
+        self.config.config_space(self.device.config().workers)
+    }
+
+    fn session(&self) -> Result<Arc<Session>, Status> {
+        self.session.lock().clone().ok_or(Status::BadState)
+    }
+
+    /// Starts the device for a driver; ends what an earlier one left.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for another major version or features that were not offered, `BadAddress`.
+    pub fn init(&self, version: u32, features: Features, epoch_page: Gpa) -> Result<(), Status> {
+        if version >> 16 != ABI_VERSION >> 16 || !OFFERED.contains(features) {
+            return Err(Status::Unsupported);
+        }
+        let ram = self.ram.lock().clone();
+        let page = GuestPage::new(&ram, epoch_page).ok_or(Status::BadAddress)?;
+        self.shutdown();
+        let session =
+            Session::new(self.device.clone(), self.up.clone(), &self.config, features, ram, page);
+        *self.session.lock() = Some(session);
+        tracing::info!(port = self.name(), "driver started the device");
+        Ok(())
+    }
+
+    /// Destroys everything. After the return no worker touches this guest's memory.
+    pub fn shutdown(&self) {
+        let session = self.session.lock().take();
+        if let Some(session) = session {
+            session.end();
+            tracing::info!(port = self.name(), "driver stopped");
+        }
+    }
+
+    /// Takes a new memory map: what is created from now on resolves in it.
+    pub fn set_memory(&self, ram: GuestRam) {
+        *self.ram.lock() = ram;
+    }
+
+    /// The driver notified the kick queue.
+    pub fn kick(&self) {
+        self.device.kick();
+    }
+
+    /// The guest is gone.
+    pub fn detach(&self) {
+        self.shutdown();
+    }
+
+    forward! {
+        /// Puts a GID into the table.
+        gid_set(index: u32, kind: GidType, gid: [u8; 16]) -> ();
+        /// Empties an entry of the GID table.
+        gid_clear(index: u32) -> ();
+        /// Binds an address space.
+        pasid_bind(root: Gpa, mode: PagingMode, invalidation_page: Gpa) -> u32;
+        /// Unbinds an address space.
+        pasid_unbind(pasid: u32) -> ();
+        /// Opens a context.
+        ctx_create(pasid: u32, doorbell_page: Gpa) -> u32;
+        /// Closes a context.
+        ctx_destroy(ctx: u32) -> ();
+        /// Allocates a protection domain.
+        pd_create(ctx: u32) -> u32;
+        /// Frees a protection domain.
+        pd_destroy(pd: u32) -> ();
+        /// Registers a memory region.
+        mr_create(params: MrParams) -> MrKeys;
+        /// Ends a memory region.
+        mr_destroy(mr: u32) -> ();
+        /// Creates a completion queue.
+        cq_create(params: CqParams) -> u32;
+        /// Destroys a completion queue.
+        cq_destroy(cq: u32) -> ();
+        /// Changes a queue pair.
+        qp_modify(qpn: u32, mask: QpAttrMask, attr: &QpAttr) -> ();
+        /// Reads a queue pair's attributes.
+        qp_query(qpn: u32) -> QpAttr;
+        /// Destroys a queue pair.
+        qp_destroy(qpn: u32) -> ();
+        /// Answers a page request.
+        page_response(id: u32, code: PageResponseCode) -> ();
+    }
+
+    /// Creates a queue pair.
+    ///
+    /// # Errors
+    ///
+    /// `BadState` before `INIT`; otherwise as the session's method of this name.
+    pub fn qp_create(&self, params: QpParams) -> Result<QpCreated, Status> {
+        self.session()?.qp_create(&params)
+    }
+
+    /// What the driver holds.
+    pub fn counters(&self) -> Counters {
+        self.session().map(|session| session.counters()).unwrap_or_default()
+    }
+
+    /// The same for people and tests.
+    pub fn snapshot(&self) -> PortSnapshot {
+        let driver = self.session().is_ok();
+        let counters = self.counters();
+        PortSnapshot {
+            name: self.config.name.clone(),
+            driver,
+            pasids: counters.pasids.get(),
+            contexts: counters.contexts.get(),
+            pds: counters.pds.get(),
+            mrs: counters.mrs.get(),
+            cqs: counters.cqs.get(),
+            qps: counters.qps.get(),
+            page_requests_outstanding: counters.page_requests_outstanding.get(),
+            page_requests: counters.page_requests.get(),
+            send_requests: counters.send_requests.get(),
+            bytes: counters.bytes.get(),
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

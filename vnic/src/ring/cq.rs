@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The completion queue: elements out.
+
+use crate::ring::memory::RingMemory;
+use std::sync::atomic::{Ordering, fence};
+use vnic_abi::cqe::{Arm, CQ_ARM_OFFSET, CQ_CONSUMER_OFFSET, CQ_RING_OFFSET, CQE_SIZE};
+use vnic_abi::cqe::{Cqe, CqeFlags};
+use zerocopy::IntoBytes;
+
+/// The ring is full, or its consumer index makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overrun;
+
+/// The producer's side of a completion ring.
+#[derive(Debug)]
+pub struct CompletionRing {
+    depth: u32,
+    /// Elements published, modulo 2^32.
+    produced: u32,
+    /// The consumer index when it was last read: an older one is safe.
+    consumer: u32,
+}
+
+impl CompletionRing {
+    /// A ring of `depth` elements, a power of two.
+    pub fn new(depth: u32) -> Self {
+        Self { depth, produced: 0, consumer: 0 }
+    }
+
+    fn room(&mut self, memory: &RingMemory) -> bool {
+        if self.produced.wrapping_sub(self.consumer) < self.depth {
+            return true;
+        }
+        // Acquire: pairs with the driver's Release after it copied the elements out.
+        let consumer = memory.word32(CQ_CONSUMER_OFFSET as usize).load(Ordering::Acquire);
+        let consumer = u32::from_le(consumer);
+        // A consumer index that went back, or past what was produced, leaves no sane room.
+        let advanced = consumer.wrapping_sub(self.consumer);
+        if advanced > self.depth {
+            return false;
+        }
+        self.consumer = consumer;
+        self.produced.wrapping_sub(consumer) < self.depth
+    }
+
+    /// Publishes a completion.
+    ///
+    /// # Errors
+    ///
+    /// [`Overrun`] if there is no room.
+    #[inline]
+    pub fn publish(&mut self, memory: &RingMemory, mut cqe: Cqe) -> Result<(), Overrun> {
+        if !self.room(memory) {
+            return Err(Overrun);
+        }
+        let index = (self.produced & (self.depth - 1)) as usize;
+        let lap = self.produced / self.depth;
+        let mut flags = CqeFlags::from_bits_retain(cqe.flags);
+        flags.set(CqeFlags::PHASE, lap.is_multiple_of(2));
+        cqe.flags = flags.bits();
+        let base = CQ_RING_OFFSET as usize + index * CQE_SIZE as usize;
+        let words: [u64; CQE_SIZE as usize / 8] = zerocopy::transmute!(cqe);
+        debug_assert_eq!(words.as_bytes().len(), CQE_SIZE as usize);
+        for (n, word) in words[..3].iter().enumerate() {
+            // Relaxed: ordered by the Release below.
+            memory.word(base + n * 8).store(*word, Ordering::Relaxed);
+        }
+        // Release: pairs with the driver's Acquire of the word that holds the phase.
+        memory.word(base + 24).store(words[3], Ordering::Release);
+        self.produced = self.produced.wrapping_add(1);
+        Ok(())
+    }
+
+    /// After publishing: whether the driver wants an event now. Disarms if so.
+    ///
+    /// `solicited` tells whether one of the new completions was a solicited or failed one.
+    #[inline]
+    pub fn take_arm(&self, memory: &RingMemory, solicited: bool) -> bool {
+        // SeqCst: pairs with the fence between the driver's store of the arm word and its last poll.
+        // Either the driver's poll sees the completion, or this load sees the arm word.
+        fence(Ordering::SeqCst);
+        let word = memory.word32(CQ_ARM_OFFSET as usize);
+        // Relaxed: ordered by the fence.
+        let wanted = |value: u32| match Arm(u32::from_le(value)) {
+            Arm::None => false,
+            Arm::Solicited => solicited,
+            _ => true,
+        };
+        wanted(word.load(Ordering::Relaxed))
+            // AcqRel: two events for one arming would be one too many; the exchange decides.
+            && word.swap(Arm::None.0.to_le(), Ordering::AcqRel) != Arm::None.0.to_le()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::ram;
+    use vnic_iommu::addr::Gpa;
+
+    fn ring() -> (RingMemory, CompletionRing) {
+        let memory = RingMemory::new(&ram(), &[Gpa(0x1000), Gpa(0x5000)], 8192).unwrap();
+        (memory, CompletionRing::new(4))
+    }
+
+    fn set_consumer(memory: &RingMemory, value: u32) {
+        memory.word32(CQ_CONSUMER_OFFSET as usize).store(value.to_le(), Ordering::Release);
+    }
+
+    #[test]
+    fn a_full_ring_overruns_and_room_comes_back() {
+        let (memory, mut ring) = ring();
+        for _ in 0..4 {
+            ring.publish(&memory, Cqe::default()).unwrap();
+        }
+        assert_eq!(ring.publish(&memory, Cqe::default()), Err(Overrun));
+        set_consumer(&memory, 1);
+        assert_eq!(ring.publish(&memory, Cqe::default()), Ok(()));
+        assert_eq!(ring.publish(&memory, Cqe::default()), Err(Overrun));
+    }
+
+    #[test]
+    fn consumer_indices_that_jump_or_go_back_make_no_room() {
+        for hostile in [5, 100, u32::MAX, 1 << 31] {
+            let (memory, mut ring) = ring();
+            for _ in 0..4 {
+                ring.publish(&memory, Cqe::default()).unwrap();
+            }
+            set_consumer(&memory, hostile);
+            assert_eq!(ring.publish(&memory, Cqe::default()), Err(Overrun), "{hostile:#x}");
+        }
+    }
+
+    #[test]
+    fn phases_alternate_by_lap() {
+        let (memory, mut ring) = ring();
+        for n in 0..20u32 {
+            ring.publish(&memory, Cqe::default()).unwrap();
+            let offset = CQ_RING_OFFSET as usize + (n % 4) as usize * 32 + 24;
+            let phase = memory.word(offset).load(Ordering::Relaxed).to_le_bytes()[7] & 0x80 != 0;
+            assert_eq!(phase, (n / 4) % 2 == 0);
+            set_consumer(&memory, n + 1);
+        }
+    }
+
+    #[test]
+    fn an_armed_ring_fires_once() {
+        let (memory, ring) = ring();
+        let arm = |value: Arm| {
+            memory.word32(CQ_ARM_OFFSET as usize).store(value.0.to_le(), Ordering::Relaxed);
+        };
+        assert!(!ring.take_arm(&memory, true));
+        arm(Arm::Any);
+        assert!(ring.take_arm(&memory, false));
+        assert!(!ring.take_arm(&memory, false));
+        arm(Arm::Solicited);
+        assert!(!ring.take_arm(&memory, false));
+        assert!(ring.take_arm(&memory, true));
+    }
+}

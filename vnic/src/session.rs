@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A session: everything between a driver's `INIT` and its `SHUTDOWN`, reset or disappearance.
+
+use crate::device::Device;
+use crate::object::cq::Cq;
+use crate::object::ctx::Ctx;
+use crate::object::gid::Gid;
+use crate::object::mr::{KeyTable, Mr};
+use crate::object::pd::Pd;
+use crate::object::qp::Qp;
+use crate::object::space::Space;
+use crate::object::table::Table;
+use crate::port::{Limits, PortConfig, PortEvents};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use vnic_abi::config::Features;
+use vnic_abi::ctrl::Counters;
+use vnic_abi::event::{PageAccess, PageRequest, PageResponseCode};
+use vnic_abi::status::Status;
+use vnic_iommu::addr::Gva;
+use vnic_iommu::fault::{Limits as FaultLimits, Outcome, PageRequestTable};
+use vnic_iommu::memory::GuestRam;
+use vnic_iommu::quiesce::GuestPage;
+use vnic_iommu::walk::Access;
+
+/// Page requests that wait for a guest at one time.
+const MAX_PAGE_REQUESTS: usize = 256;
+
+/// Source of [`Session::uid`]. Relaxed throughout: only uniqueness matters.
+static NEXT_UID: AtomicU64 = AtomicU64::new(1);
+
+/// What the workers have done for a session.
+#[derive(Debug, Default)]
+pub struct Work {
+    send_requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Work {
+    /// Adds what one step did. Relaxed: statistics.
+    pub fn add(&self, send_requests: u64, bytes: u64) {
+        self.send_requests.fetch_add(send_requests, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Everything that one driver holds.
+pub struct Session {
+    /// Number that is never used again.
+    pub uid: u64,
+    /// The whole NIC.
+    pub device: Arc<Device>,
+    /// Way to the guest.
+    pub up: Arc<dyn PortEvents>,
+    /// Ports reach only ports of the same network.
+    pub network: Arc<str>,
+    /// What the driver may have.
+    pub limits: Limits,
+    /// Optional parts that the driver accepted.
+    pub features: Features,
+    /// Guest memory as it was when the session began.
+    pub ram: GuestRam,
+    /// Where workers announce their bursts.
+    pub epoch_page: GuestPage,
+    /// Bound address spaces by PASID.
+    pub spaces: Mutex<Table<Space>>,
+    /// Contexts.
+    pub ctxs: Mutex<Table<Ctx>>,
+    /// Protection domains.
+    pub pds: Mutex<Table<Pd>>,
+    /// Memory regions by handle.
+    pub mrs: Mutex<Table<Mr>>,
+    /// Memory regions by key.
+    pub keys: KeyTable,
+    /// Completion queues.
+    pub cqs: Mutex<Table<Cq>>,
+    /// Queue pairs by number.
+    pub qps: Mutex<HashMap<u32, Arc<Qp>>>,
+    /// GID table.
+    pub gids: Mutex<Vec<Option<Gid>>>,
+    /// Page requests that the guest has not answered.
+    pub page_requests: Mutex<PageRequestTable>,
+    /// Statistics.
+    pub work: Work,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// An empty session.
+    pub fn new(
+        device: Arc<Device>,
+        up: Arc<dyn PortEvents>,
+        config: &PortConfig,
+        features: Features,
+        ram: GuestRam,
+        epoch_page: GuestPage,
+    ) -> Arc<Self> {
+        let limits = config.limits;
+        let waiters = limits.max_qp as usize;
+        // Relaxed: see `NEXT_UID`.
+        let uid = NEXT_UID.fetch_add(1, Ordering::Relaxed);
+        device.session_began(uid);
+        Arc::new(Self {
+            uid,
+            device,
+            up,
+            network: config.network.as_str().into(),
+            limits,
+            features,
+            ram,
+            epoch_page,
+            spaces: Mutex::new(Table::new(limits.max_ctx)),
+            ctxs: Mutex::new(Table::new(limits.max_ctx)),
+            pds: Mutex::new(Table::new(limits.max_pd)),
+            mrs: Mutex::new(Table::new(limits.max_mr)),
+            keys: KeyTable::default(),
+            cqs: Mutex::new(Table::new(limits.max_cq)),
+            qps: Mutex::new(HashMap::new()),
+            gids: Mutex::new(vec![None; limits.max_gid as usize]),
+            page_requests: Mutex::new(PageRequestTable::new(FaultLimits {
+                requests: MAX_PAGE_REQUESTS,
+                waiters: waiters.saturating_mul(2),
+            })),
+            work: Work::default(),
+        })
+    }
+
+    /// Destroys everything. After the return no worker touches this guest's memory.
+    pub fn end(&self) {
+        self.release_gids();
+        let ctxs: Vec<_> = self.ctxs.lock().iter().map(|ctx| ctx.handle).collect();
+        for ctx in ctxs {
+            // Only this call removes contexts now; a handle that is gone is no error.
+            let _ = self.ctx_destroy(ctx);
+        }
+        let spaces: Vec<_> = self.spaces.lock().iter().map(|space| space.table.pasid()).collect();
+        for pasid in spaces {
+            let _ = self.pasid_unbind(pasid);
+        }
+        self.device.session_ended(self.uid);
+        self.device.grace().synchronize();
+    }
+
+    /// Asks the guest for pages on behalf of `waiter`. `false` if the guest has too many requests
+    /// open already; try again later.
+    pub fn request_pages(
+        &self,
+        pasid: u32,
+        va: Gva,
+        len: u64,
+        access: Access,
+        waiter: u64,
+    ) -> bool {
+        let outcome = self.page_requests.lock().request(pasid, va, len, access, waiter);
+        match outcome {
+            Outcome::New(request) => {
+                let access = match request.access {
+                    Access::Read => PageAccess::READ,
+                    Access::Write => PageAccess::READ | PageAccess::WRITE,
+                };
+                self.up.page_request(PageRequest {
+                    id: request.id.into(),
+                    pasid: request.pasid.into(),
+                    start: request.start.0.into(),
+                    length: request.len.into(),
+                    access: access.bits().into(),
+                    reserved: 0.into(),
+                });
+                true
+            }
+            Outcome::Merged(_) => true,
+            Outcome::Full => false,
+        }
+    }
+
+    /// Takes the guest's answer to a page request.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle` if no such request waits, `BadAttribute` for an unknown code.
+    pub fn page_response(&self, id: u32, code: PageResponseCode) -> Result<(), Status> {
+        if code.name().is_none() {
+            return Err(Status::BadAttribute);
+        }
+        let mut requests = self.page_requests.lock();
+        let start = requests.get(id).map(|request| request.start);
+        let waiters = requests.complete(id).ok_or(Status::BadHandle)?;
+        drop(requests);
+        let denied = start.filter(|_| code != PageResponseCode::Success);
+        self.device.answer_all(waiters, denied);
+        Ok(())
+    }
+
+    /// What the driver holds, and what was done for it.
+    pub fn counters(&self) -> Counters {
+        let requests = self.page_requests.lock();
+        Counters {
+            pasids: self.spaces.lock().len().into(),
+            contexts: self.ctxs.lock().len().into(),
+            pds: self.pds.lock().len().into(),
+            mrs: self.mrs.lock().len().into(),
+            cqs: self.cqs.lock().len().into(),
+            qps: (self.qps.lock().len() as u32).into(),
+            page_requests_outstanding: (requests.len() as u32).into(),
+            reserved: 0.into(),
+            page_requests: requests.counters().sent.into(),
+            // Relaxed: statistics.
+            send_requests: self.work.send_requests.load(Ordering::Relaxed).into(),
+            bytes: self.work.bytes.load(Ordering::Relaxed).into(),
+        }
+    }
+}
+
+/// Help for unit tests of this crate.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use crate::device::DeviceConfig;
+    use vnic_abi::event::Event;
+    use vnic_iommu::addr::Gpa;
+
+    struct Nobody;
+
+    impl PortEvents for Nobody {
+        fn event(&self, _: Event) {}
+        fn page_request(&self, _: PageRequest) {}
+    }
+
+    /// A megabyte of guest memory.
+    pub fn ram() -> GuestRam {
+        vnic_iommu::testing::anonymous_ram(1 << 20)
+    }
+
+    /// A session with one context and one protection domain, whose handle it returns.
+    pub fn session() -> (Arc<Session>, u32) {
+        let device = Device::new(DeviceConfig::default());
+        let ram = ram();
+        let epoch_page = GuestPage::new(&ram, Gpa(0)).unwrap();
+        let config = PortConfig::new("test");
+        let session =
+            Session::new(device, Arc::new(Nobody), &config, Features::empty(), ram, epoch_page);
+        let pasid =
+            session.pasid_bind(Gpa(0x1000), vnic_abi::ctrl::PagingMode::X86Level4, Gpa(0x2000));
+        let ctx = session.ctx_create(pasid.unwrap(), Gpa(0x3000)).unwrap();
+        let pd = session.pd_create(ctx).unwrap();
+        (session, pd)
+    }
+}
