@@ -108,6 +108,15 @@ impl Error {
     pub(crate) fn unfit(what: impl fmt::Display, mend: impl fmt::Display) -> Self {
         Self::Unfit { what: what.to_string(), mend: mend.to_string() }
     }
+
+    /// Adds to what a command printed, if this is about one.
+    pub(crate) fn with_output(mut self, more: &str) -> Self {
+        if let Self::TimedOut { output, .. } | Self::Failed { output, .. } = &mut self {
+            output.push('\n');
+            output.push_str(more);
+        }
+        self
+    }
 }
 
 /// Names what was being done when an I/O error came.

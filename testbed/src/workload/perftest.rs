@@ -78,21 +78,14 @@ pub fn run(
     };
     let server = left.command(argv(&devices[0], None)).spawn()?;
     let server = wait_until_listening(left, server, port, SERVER_LIMIT)?;
-    let client = right.command(argv(&devices[1], Some(ADDRESSES[0]))).limit(limit).output()?;
-    if client.exit.is_some_and(vnic_guest_agent::message::Exit::success) {
-        server.wait(limit)?.success()?;
-        return Ok(client);
-    }
-    // The server often knows the reason better than the client.
-    let served = server.output_so_far()?.all_text();
-    client.success().map_err(|error| match error {
-        Error::Failed { guest, command, exit, output } => {
-            let output =
-                format!("{output}\nIts server in guest {} had printed:\n{served}", left.name());
-            Error::Failed { guest, command, exit, output }
-        }
-        other => other,
-    })
+    let client = right.command(argv(&devices[1], Some(ADDRESSES[0]))).limit(limit).run();
+    let client = client.map_err(|error| {
+        // The server often knows the reason better than the client.
+        let served = server.output_so_far().map(|output| output.all_text()).unwrap_or_default();
+        error.with_output(&format!("Its server in guest {} had printed:\n{served}", left.name()))
+    })?;
+    server.wait(limit)?.success()?;
+    Ok(client)
 }
 
 /// Runs a latency program, `ib_write_lat` for example.
