@@ -45,6 +45,7 @@ pub enum Op {
 }
 
 /// Where the requester's bytes are.
+#[allow(clippy::large_enum_variant)] // reason: one per queue pair, and a box would be an allocation
 #[derive(Debug, Clone, Copy)]
 pub enum Local {
     /// In the element, this many, from [`SEND_WQE_PAYLOAD`].
@@ -170,7 +171,6 @@ impl SendRequest {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use vnic_abi::wqe::Sge;
     use zerocopy::IntoBytes;
 
     fn element(stride: usize, bytes: &[u8]) -> Element {
@@ -197,7 +197,7 @@ mod tests {
                     Local::Inline(len) => prop_assert!(len + 32 <= stride),
                     Local::List(list) => {
                         let start = if matches!(request.op, Op::Atomic(..)) { 48 } else { 32 };
-                        prop_assert!(list.entries().len() * size_of::<Sge>() + start <= stride);
+                        prop_assert!(size_of_val(list.entries()) + start <= stride);
                         prop_assert_eq!(request.total, list.total());
                     }
                 }

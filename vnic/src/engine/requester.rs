@@ -4,7 +4,7 @@
 use crate::engine::core::Core;
 use crate::engine::request::{Local, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
-use crate::engine::wait::{Over, Side, Wait};
+use crate::engine::wait::{Over, PageAnswer, Reason, Side, Wait};
 use crate::fabric::local::{Advance, Missing, Transfer};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
@@ -72,7 +72,7 @@ enum Pause {
     Idle,
     More,
     Missing(Missing),
-    Timer(Duration),
+    Timer(Duration, Reason),
 }
 
 impl Requester {
@@ -207,33 +207,38 @@ impl Requester {
         Step { cost: u64::from(flushed + 1) * REQUEST_COST, more }
     }
 
-    fn status_of(&mut self, nak: Nak) -> Result<Pause, WcStatus> {
+    fn status_of(&self, nak: Nak) -> Result<Pause, WcStatus> {
         match nak {
             Nak::InvalidRequest => Err(WcStatus::RemInvReqErr),
             Nak::RemoteAccess => Err(WcStatus::RemAccessErr),
             Nak::RemoteOperation => Err(WcStatus::RemOpErr),
             Nak::Rnr(delay) => {
-                if self.attr.rnr_retry != RNR_FOREVER {
-                    if self.rnr_used >= self.attr.rnr_retry {
-                        return Err(WcStatus::RnrRetryExcErr);
-                    }
-                    self.rnr_used += 1;
+                let forever = self.attr.rnr_retry == RNR_FOREVER;
+                if forever || self.rnr_used < self.attr.rnr_retry {
+                    Ok(Pause::Timer(delay, Reason::ReceiverNotReady))
+                } else {
+                    Err(WcStatus::RnrRetryExcErr)
                 }
-                Ok(Pause::Timer(delay))
             }
         }
     }
 
     /// The peer does not answer: wait, and give up after all retries.
-    fn unanswered(&mut self) -> Result<Pause, WcStatus> {
-        let Some(timeout) = ack_timeout(self.attr.timeout) else {
-            return Ok(Pause::Timer(PATIENT));
-        };
-        if self.timeouts > self.attr.retry_cnt {
-            return Err(WcStatus::RetryExcErr);
+    fn unanswered(&self) -> Result<Pause, WcStatus> {
+        match ack_timeout(self.attr.timeout) {
+            None => Ok(Pause::Timer(PATIENT, Reason::NoAnswer)),
+            Some(_) if self.timeouts > self.attr.retry_cnt => Err(WcStatus::RetryExcErr),
+            Some(timeout) => Ok(Pause::Timer(timeout, Reason::NoAnswer)),
         }
-        self.timeouts += 1;
-        Ok(Pause::Timer(timeout))
+    }
+
+    /// Counts what a wait that ended by time stands for.
+    fn count_retry(&mut self, reason: Reason) {
+        match reason {
+            Reason::ReceiverNotReady => self.rnr_used = self.rnr_used.saturating_add(1),
+            Reason::NoAnswer => self.timeouts = self.timeouts.saturating_add(1),
+            Reason::Pages => {}
+        }
     }
 
     /// Works until the budget, the ring or something to wait for ends it.
@@ -379,20 +384,17 @@ impl Requester {
             }
         };
         let Some((session, space)) = asked else { return Step { cost: 0, more: true } };
+        let page = page_of(missing.va);
+        self.wait = Wait::Page { side: missing.side, page };
         self.page_tries += 1;
         if self.page_tries > MAX_PAGE_TRIES {
-            let page = page_of(missing.va);
-            self.wait = Wait::Page { side: missing.side, page };
-            *qp.page_answer.lock() = Some(crate::engine::wait::PageAnswer { denied: Some(page) });
+            *qp.page_answer.lock() = Some(PageAnswer { denied: Some(page) });
             return Step { cost: 0, more: true };
         }
         *qp.page_answer.lock() = None;
-        let page = page_of(missing.va);
-        self.wait = Wait::Page { side: missing.side, page };
-        let pasid = space.table.pasid();
-        let waiter = u64::from(qp.qpn);
+        let (pasid, waiter) = (space.table.pasid(), u64::from(qp.qpn));
         if !session.request_pages(pasid, missing.va, missing.len, missing.access, waiter) {
-            self.wait_until(qp, core, PAGE_PAUSE);
+            self.wait_until(qp, core, PAGE_PAUSE, Reason::Pages);
         } else if !space.is_bound() {
             // An unbind that did not see the request cannot have cancelled it.
             self.wait = Wait::Nothing;
@@ -401,9 +403,9 @@ impl Requester {
         Step::default()
     }
 
-    fn wait_until(&mut self, qp: &Arc<Qp>, core: &mut Core, delay: Duration) {
+    fn wait_until(&mut self, qp: &Arc<Qp>, core: &mut Core, delay: Duration, reason: Reason) {
         let time = Instant::now() + delay;
-        self.wait = Wait::Until(time);
+        self.wait = Wait::Until { time, reason };
         core.timers.at(time, qp);
     }
 }
@@ -419,6 +421,36 @@ fn find_peer(qp: &Qp, attr: &QpAttr) -> Option<Arc<Qp>> {
     (peer.session.uid == session.uid).then_some(peer)
 }
 
+impl Requester {
+    /// Goes on unless it has to wait.
+    fn turn(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
+        let mut denied = None;
+        match self.wait.over(&qp.page_answer, Instant::now) {
+            Over::No => return Step::default(),
+            Over::Yes => {}
+            Over::Expired(reason) => self.count_retry(reason),
+            Over::Denied(side) => denied = Some(side),
+        }
+        let (pause, step) = self.work(qp, core, denied);
+        match pause {
+            Pause::Idle => step,
+            Pause::More => Step { more: true, ..step },
+            Pause::Timer(delay, reason) => {
+                self.wait_until(qp, core, delay, reason);
+                // A receive element may have come between the look and the wait.
+                if let Some(peer) = self.peer.upgrade() {
+                    wake_sender(&peer);
+                }
+                step
+            }
+            Pause::Missing(missing) => {
+                let waiting = self.wait_for_page(qp, core, missing);
+                Step { more: waiting.more, ..step }
+            }
+        }
+    }
+}
+
 /// One turn of a queue pair.
 pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
     let mut guard = qp.requester.lock();
@@ -427,38 +459,14 @@ pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
     }
     wake_sender(qp);
     let this = &mut *guard;
-    let mut step = match qp.state() {
+    let step = match qp.state() {
         QpState::Err => this.flush(qp, core),
-        QpState::Rts | QpState::Sqd => {
-            let denied = match this.wait.over(&qp.page_answer, Instant::now) {
-                Over::No => return Step::default(),
-                Over::Yes => None,
-                Over::Denied(side) => Some(side),
-            };
-            let (pause, mut step) = this.work(qp, core, denied);
-            match pause {
-                Pause::Idle => {}
-                Pause::More => step.more = true,
-                Pause::Timer(delay) => {
-                    *qp.page_answer.lock() = None;
-                    this.wait_until(qp, core, delay);
-                    // The element may have come between the look and the wait.
-                    wake_sender_of(this, core);
-                }
-                Pause::Missing(missing) => {
-                    let waiting = this.wait_for_page(qp, core, missing);
-                    step.more = waiting.more;
-                }
-            }
-            step
-        }
+        QpState::Rts | QpState::Sqd => this.turn(qp, core),
         _ => Step::default(),
     };
     drop(guard);
     qp.send_cq.notify(&*qp.session.up);
     core.later.flush(&core.device);
-    // A queue pair that failed in this step is flushed at its next turn.
-    step.more |= qp.state() == QpState::Err && step.more;
     step
 }
 
@@ -471,11 +479,5 @@ fn wake_sender(qp: &Arc<Qp>) {
     if let Some(waiter) = responder.take_waiter(&qp.memory) {
         drop(responder);
         qp.session.device.resume_all(vec![u64::from(waiter)]);
-    }
-}
-
-fn wake_sender_of(this: &Requester, _core: &Core) {
-    if let Some(peer) = this.peer.upgrade() {
-        wake_sender(&peer);
     }
 }

@@ -21,13 +21,29 @@ pub struct PageAnswer {
     pub denied: Option<Gva>,
 }
 
+/// Why a requester tries again later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The peer had no receive element.
+    ReceiverNotReady,
+    /// The peer did not answer.
+    NoAnswer,
+    /// The guest has too many page requests open.
+    Pages,
+}
+
 /// What the requester waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// For nothing.
     Nothing,
     /// For a time, or for an earlier word that trying again makes sense.
-    Until(Instant),
+    Until {
+        /// When it ends at the latest.
+        time: Instant,
+        /// What it is that did not come.
+        reason: Reason,
+    },
     /// For a page.
     Page {
         /// Where.
@@ -44,6 +60,8 @@ pub enum Over {
     No,
     /// Try again.
     Yes,
+    /// Try again, since the time is up.
+    Expired(Reason),
     /// The page cannot be had.
     Denied(Side),
 }
@@ -53,8 +71,9 @@ impl Wait {
     pub fn over(&mut self, answer: &Mutex<Option<PageAnswer>>, now: impl Fn() -> Instant) -> Over {
         let over = match *self {
             Self::Nothing => return Over::Yes,
-            Self::Until(time) if answer.lock().take().is_some() || now() >= time => Over::Yes,
-            Self::Until(_) => Over::No,
+            Self::Until { .. } if answer.lock().take().is_some() => Over::Yes,
+            Self::Until { time, reason } if now() >= time => Over::Expired(reason),
+            Self::Until { .. } => Over::No,
             Self::Page { side, page } => match answer.lock().take() {
                 None => Over::No,
                 Some(PageAnswer { denied: Some(denied) }) if denied == page => Over::Denied(side),

@@ -11,10 +11,13 @@ use vnic_abi::status::Status;
 /// A GID in network byte order.
 pub type Gid = [u8; 16];
 
+/// A session by number, and the session itself while it lives.
+type Holder = (u64, Weak<Session>);
+
 /// Who holds which address in which network.
 #[derive(Debug, Default)]
 pub struct GidRegistry {
-    holders: RwLock<HashMap<(Arc<str>, Gid), (u64, Weak<Session>)>>,
+    holders: RwLock<HashMap<(Arc<str>, Gid), Holder>>,
 }
 
 impl GidRegistry {
