@@ -88,13 +88,13 @@ err_ctx:
 	gone = vnic_cmd_handle(dev, VNIC_CMD_CTX_DESTROY, ctx->handle);
 	vnic_pasid_unbind(ctx->pasid);
 	vnic_mem_put(ctx->kick);
-	vnic_mem_release(ctx->doorbell, gone);
+	vnic_mem_release(ctx->doorbell, vnic_may_keep(gone));
 	return err;
 err_pasid:
 	vnic_pasid_unbind(ctx->pasid);
 	vnic_mem_put(ctx->kick);
 err_doorbell:
-	vnic_mem_release(ctx->doorbell, err);
+	vnic_mem_release(ctx->doorbell, vnic_may_have(err));
 	return err;
 }
 
@@ -109,7 +109,7 @@ void vnic_dealloc_ucontext(struct ib_ucontext *ibuc)
 	err = vnic_cmd_handle(dev, VNIC_CMD_CTX_DESTROY, ctx->handle);
 	vnic_pasid_unbind(ctx->pasid);
 	vnic_mem_put(ctx->kick);
-	vnic_mem_release(ctx->doorbell, err);
+	vnic_mem_release(ctx->doorbell, vnic_may_keep(err));
 	atomic_dec(&dev->stats.ctx);
 }
 

@@ -87,14 +87,14 @@ err_told:
 	gone = vnic_cmd_handle(dev, VNIC_CMD_CQ_DESTROY, cq->handle);
 	xa_erase_irq(&dev->cqs, cq->cookie);
 	vnic_mem_withdraw(cq->mem);
-	vnic_mem_release(cq->mem, gone);
+	vnic_mem_release(cq->mem, vnic_may_keep(gone));
 	return err;
 err_cookie:
 	xa_erase_irq(&dev->cqs, cq->cookie);
 err_published:
 	vnic_mem_withdraw(cq->mem);
 err_mem:
-	vnic_mem_release(cq->mem, err);
+	vnic_mem_release(cq->mem, vnic_may_have(err));
 	return err;
 }
 
@@ -110,7 +110,7 @@ int vnic_destroy_cq(struct ib_cq *ibcq, struct ib_udata *udata)
 	/* Waits for a handler that runs now; afterwards none can start. */
 	xa_erase_irq(&dev->cqs, cq->cookie);
 	vnic_mem_withdraw(cq->mem);
-	vnic_mem_release(cq->mem, err);
+	vnic_mem_release(cq->mem, vnic_may_keep(err));
 	atomic_dec(&dev->stats.cq);
 	return 0;
 }

@@ -153,7 +153,7 @@ int vnic_cmd_run(struct vnic_dev *dev, struct vnic_cmd *cmd, u32 opcode,
 		cmd->abandoned = true;
 		spin_unlock_irqrestore(&q->lock, flags);
 		vnic_kill(dev, "it did not answer a control command");
-		return -EIO;
+		return -ETIMEDOUT;
 	}
 	spin_unlock_irqrestore(&q->lock, flags);
 

@@ -105,14 +105,14 @@ void vnic_mmap_free(struct rdma_user_mmap_entry *entry)
 }
 
 /*
- * Ends the owner's use. After -EIO the device did not confirm that it has
- * forgotten the pages: then they are kept until it was reset.
+ * Ends the owner's use. Pages that the device may still hold are kept until it
+ * was reset.
  */
-void vnic_mem_release(struct vnic_mem *mem, int err)
+void vnic_mem_release(struct vnic_mem *mem, bool held)
 {
 	struct vnic_dev *dev = mem->dev;
 
-	if (err != -EIO) {
+	if (!held) {
 		vnic_mem_put(mem);
 		return;
 	}

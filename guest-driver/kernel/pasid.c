@@ -104,8 +104,8 @@ static void vnic_pasid_quit(struct vnic_pasid *pasid)
 		err = vnic_cmd_run(pasid->dev, pasid->unbind,
 				   VNIC_CMD_PASID_UNBIND, &body, NULL);
 		pasid->unbind = NULL;
-		pasid->lost = err == -EIO;
-		if (err && err != -EIO)
+		pasid->lost = vnic_may_keep(err);
+		if (err && !pasid->lost)
 			dev_warn_ratelimited(&pasid->dev->vdev->dev,
 					     "unbinding PASID %u: error %d\n",
 					     pasid->id, err);
@@ -215,10 +215,8 @@ struct vnic_pasid *vnic_pasid_bind(struct vnic_dev *dev)
 
 err_notifier:
 	mmu_notifier_unregister(&pasid->mn, pasid->mm);
-	if (pasid->lost)
-		err = -EIO;
 err_mem:
-	vnic_mem_release(pasid->mem, err);
+	vnic_mem_release(pasid->mem, pasid->lost || vnic_may_have(err));
 err_cmd:
 	vnic_cmd_free(pasid->unbind);
 err_put:
@@ -237,7 +235,7 @@ void vnic_pasid_unbind(struct vnic_pasid *pasid)
 	 */
 	mmu_notifier_unregister(&pasid->mn, pasid->mm);
 	xa_erase(&dev->pasids, pasid->id);
-	vnic_mem_release(pasid->mem, pasid->lost ? -EIO : 0);
+	vnic_mem_release(pasid->mem, pasid->lost);
 	atomic_dec(&dev->stats.pasid);
 	vnic_pasid_put(pasid);
 }

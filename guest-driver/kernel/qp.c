@@ -169,14 +169,14 @@ err_told:
 	gone = vnic_cmd_handle(dev, VNIC_CMD_QP_DESTROY, qp->handle);
 	xa_erase_irq(&dev->qps, qp->cookie);
 	vnic_mem_withdraw(qp->mem);
-	vnic_mem_release(qp->mem, gone);
+	vnic_mem_release(qp->mem, vnic_may_keep(gone));
 	return err;
 err_cookie:
 	xa_erase_irq(&dev->qps, qp->cookie);
 err_published:
 	vnic_mem_withdraw(qp->mem);
 err_mem:
-	vnic_mem_release(qp->mem, err);
+	vnic_mem_release(qp->mem, vnic_may_have(err));
 	return err;
 }
 
@@ -192,7 +192,7 @@ int vnic_destroy_qp(struct ib_qp *ibqp, struct ib_udata *udata)
 	/* Waits for a handler that runs now; afterwards none can start. */
 	xa_erase_irq(&dev->qps, qp->cookie);
 	vnic_mem_withdraw(qp->mem);
-	vnic_mem_release(qp->mem, err);
+	vnic_mem_release(qp->mem, vnic_may_keep(err));
 	mutex_destroy(&qp->lock);
 	atomic_dec(&dev->stats.qp);
 	return 0;

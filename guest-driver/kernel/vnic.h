@@ -266,10 +266,24 @@ void vnic_ib_unregister(struct vnic_ib *ib);
 /*
  * ctrlq.c
  *
- * All of these sleep. -EIO means that the device did not answer and may still
- * do what it was told; every other error means that it refused.
+ * All of these sleep. -EIO: the device is dead and was not even told.
+ * -ETIMEDOUT: it was told, did not answer, and may still do it. Every other
+ * error means that it refused.
  */
 struct vnic_cmd;
+
+/* Whether the device may use what a failed command was to give it. */
+static inline bool vnic_may_have(int err)
+{
+	return err == -ETIMEDOUT;
+}
+
+/* Whether the device may still use what a command was to take from it. */
+static inline bool vnic_may_keep(int err)
+{
+	return err == -ETIMEDOUT || err == -EIO;
+}
+
 void vnic_ctrlq_init(struct vnic_dev *dev);
 void vnic_ctrlq_done(struct virtqueue *vq);
 void vnic_ctrlq_abort(struct vnic_dev *dev);
@@ -317,7 +331,7 @@ struct vnic_mem *vnic_mem_alloc(struct vnic_dev *dev, u32 npages);
 struct vnic_mem *vnic_mem_kick(struct vnic_dev *dev);
 int vnic_mem_publish(struct vnic_mem *mem, struct ib_ucontext *ibuc);
 void vnic_mem_withdraw(struct vnic_mem *mem);
-void vnic_mem_release(struct vnic_mem *mem, int err);
+void vnic_mem_release(struct vnic_mem *mem, bool held);
 void vnic_mem_put(struct vnic_mem *mem);
 __le64 *vnic_mem_list(const struct vnic_mem *mem, struct vnic_page_list *wire);
 void vnic_mem_clear(struct vnic_mem *mem, size_t offset, size_t length);
