@@ -101,6 +101,14 @@ impl Pair {
         Ok(pair)
     }
 
+    /// What both consoles and the daemon have logged, by name, for whoever reports a failure.
+    pub fn logs(&self) -> Vec<(String, String)> {
+        let consoles = [&self.left, &self.right]
+            .map(|vm| (format!("console of guest {}", vm.name()), vm.console()));
+        let daemon = self.daemon.iter().map(|daemon| ("vNIC daemon".into(), daemon.log()));
+        consoles.into_iter().chain(daemon).collect()
+    }
+
     /// Both guests, the left first.
     pub fn guests(&self) -> [&Guest; 2] {
         [self.left.guest(), self.right.guest()]

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Lines of a console log that an error repeats.
-const CONSOLE_TAIL: usize = 40;
+const CONSOLE_TAIL: usize = 80;
 
 /// A running virtual machine.
 #[derive(Debug)]
