@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask test`.
+
+use crate::tools::{self, cargo};
+use anyhow::{Context, Result};
+use vnic_testbed::provision::Provision;
+use vnic_testbed::provision::workspace::Workspace;
+
+/// What to test.
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Leave out the tests that boot virtual machines, and what they need
+    #[arg(long)]
+    no_vm: bool,
+    /// Leave out the model checks of the lock-free parts
+    #[arg(long)]
+    no_loom: bool,
+    /// Passed on to nextest, e.g. a filter: `cargo xtask test -- rc_basic`
+    #[arg(last = true)]
+    nextest: Vec<String>,
+}
+
+/// Packages with models for loom, and the test binaries that hold them.
+const LOOM: &[(&str, &str)] = &[("vnic-iommu", "loom_quiesce"), ("vnic-verbs", "loom_doorbell")];
+
+/// Runs everything that was not left out.
+pub fn run(args: &Args) -> Result<()> {
+    ensure_nextest()?;
+    if !args.no_vm {
+        Provision::prepare(Workspace::at(&tools::root()))
+            .context("cannot set the machine up for virtual machines (`--no-vm` tests without)")?;
+    }
+    // Virtual machines get the daemon that users run.
+    tools::run(cargo(&["build", "--release", "--package", "vnic"]))?;
+    let mut tests = cargo(&["nextest", "run", "--workspace", "--exclude", "vnic-provider"]);
+    if args.no_vm {
+        eprintln!("leaving out the tests that boot virtual machines");
+        tests.args(["--filter-expr", "not binary(/^vm_/)"]);
+    }
+    tests.args(&args.nextest);
+    tools::run(tests)?;
+    // nextest runs no documentation tests.
+    tools::run(cargo(&["test", "--quiet", "--doc", "--workspace", "--exclude", "vnic-provider"]))?;
+    if !args.no_loom {
+        for (package, test) in LOOM {
+            let mut model = cargo(&["nextest", "run", "--release", "-p", package, "--test", test]);
+            model.env("RUSTFLAGS", "--cfg loom");
+            model.env("CARGO_TARGET_DIR", tools::root().join("target/loom"));
+            tools::run(model)?;
+        }
+    }
+    Ok(())
+}
+
+/// nextest is what the tests are grouped and limited for; a machine without it gets it.
+fn ensure_nextest() -> Result<()> {
+    let found = cargo(&["nextest", "--version"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if found {
+        return Ok(());
+    }
+    tools::run(cargo(&["install", "--locked", "cargo-nextest"]))
+        .context("cannot install cargo-nextest; install it by hand and try again")
+}
