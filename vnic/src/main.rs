@@ -1,4 +1,173 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The `vnic` daemon.
 
-fn main() {}
+mod cli;
+mod config;
+mod log;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use parking_lot::RwLock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vnic::backend::{PortServer, PortSpec};
+use vnic::device::{Device, DeviceConfig};
+use vnic::status::{ControlServer, Report};
+
+use cli::{Cli, Command};
+use config::Config;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(run) => serve(&run),
+        Command::Status(status) => show_status(&status),
+        Command::ConfigCheck { file } => check(&file),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vnic: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(run: &cli::Run) -> anyhow::Result<()> {
+    log::start(run.log_format, run.verbose)?;
+    let config = Config::load(run.config.as_deref(), &run.ports())?;
+    // Before the first socket, so that a signal never leaves one behind.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot catch signals")?;
+    raise_descriptor_limit();
+
+    let control = control_path(run.control.clone().or(config.control))?;
+    let mut settings = DeviceConfig::default();
+    if let Some(workers) = run.workers.or(config.workers) {
+        settings.workers = workers;
+    }
+    let device = Device::start(settings).context("cannot start the device")?;
+    let served = listen(&device, config.ports, &control).and_then(|listening| {
+        if run.ready {
+            // The parent may not care any more; that is no reason to stop.
+            let _ = writeln!(std::io::stdout(), "ready");
+        }
+        tracing::info!(control = %control.display(), "ready");
+        let signal = signals.forever().next();
+        tracing::info!(signal, "stopping");
+        end_at_once_on_next_signal()?;
+        drop(listening);
+        Ok(())
+    });
+    device.shutdown();
+    served
+}
+
+/// Everything that listens.
+struct Listening {
+    _control: ControlServer,
+    ports: Arc<RwLock<Vec<PortServer>>>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Whoever asks for the state right now shares the ports; wait for that, so that they go
+        // here and not when the process has ended.
+        self.ports.write().clear();
+    }
+}
+
+fn listen(device: &Arc<Device>, ports: Vec<PortSpec>, control: &Path) -> anyhow::Result<Listening> {
+    let ports: Vec<PortServer> = ports
+        .into_iter()
+        .map(|spec| {
+            let name = spec.config.name.clone();
+            PortServer::start(device.clone(), spec).with_context(|| format!("port {name}"))
+        })
+        .collect::<Result<_, _>>()?;
+    let ports = Arc::new(RwLock::new(ports));
+    let source = {
+        let (device, ports) = (device.clone(), ports.clone());
+        move || Report::take(&device, &ports.read())
+    };
+    let server = ControlServer::start(control, source)
+        .context("control socket (another can be chosen with --control PATH)")?;
+    Ok(Listening { _control: server, ports })
+}
+
+/// The control socket's path; the directory of the default one is made.
+fn control_path(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path);
+    }
+    let path = default_control_path()?;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make {} for the control socket", parent.display()))?;
+    }
+    Ok(path)
+}
+
+fn default_control_path() -> anyhow::Result<PathBuf> {
+    let base = if rustix::process::geteuid().is_root() {
+        PathBuf::from("/run")
+    } else {
+        std::env::var_os("XDG_RUNTIME_DIR")
+            .map(PathBuf::from)
+            .context("XDG_RUNTIME_DIR is not set: name the control socket with --control PATH")?
+    };
+    Ok(base.join("vnic/control.sock"))
+}
+
+fn show_status(status: &cli::Status) -> anyhow::Result<()> {
+    let path = match &status.socket {
+        Some(path) => path.clone(),
+        None => default_control_path()?,
+    };
+    let report = vnic::status::query(&path)?;
+    let text = if status.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        vnic::status::table(&report)
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the status")
+}
+
+fn check(file: &Path) -> anyhow::Result<()> {
+    let config = Config::load(Some(file), &[])?;
+    let mut text = String::new();
+    for PortSpec { socket, config } in &config.ports {
+        text += &format!(
+            "port {} in network {} on {}\n",
+            config.name,
+            config.network,
+            socket.display()
+        );
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+}
+
+/// A guest's memory, rings and queues are many descriptors; the usual soft limit is meant for
+/// `select` and too low.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) =
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Whoever sends a second signal does not want to wait.
+fn end_at_once_on_next_signal() -> anyhow::Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        let now = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        signal_hook::flag::register_conditional_shutdown(signal, 1, now)
+            .context("cannot catch signals")?;
+    }
+    Ok(())
+}

@@ -41,12 +41,12 @@ pub enum ServerError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// Descriptors or threads have run out.
-    #[error("cannot serve port {port}: {source}")]
+    #[error("cannot serve port {port}: {cause}")]
     Resources {
         /// Name of the port.
         port: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -83,7 +83,7 @@ impl PortServer {
     pub fn start(device: Arc<Device>, spec: PortSpec) -> Result<Self, ServerError> {
         let socket = BoundSocket::bind(&spec.socket)?;
         let name = spec.config.name.clone();
-        let resources = |source| ServerError::Resources { port: name.clone(), source };
+        let resources = |cause| ServerError::Resources { port: name.clone(), cause };
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| resources(error.into()))?;
         let shared = Arc::new(Shared {

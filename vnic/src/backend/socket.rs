@@ -23,12 +23,12 @@ pub enum SocketError {
     #[error("the path {} is too long for a UNIX socket (107 bytes at most): choose a shorter one", .0.display())]
     TooLong(PathBuf),
     /// The system refuses.
-    #[error("cannot listen on {}: {source}", path.display())]
+    #[error("cannot listen on {}: {cause}", path.display())]
     Io {
         /// The socket's path.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -48,7 +48,7 @@ impl BoundSocket {
     ///
     /// See [`SocketError`].
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let io_error = |source| SocketError::Io { path: path.to_owned(), source };
+        let io_error = |cause| SocketError::Io { path: path.to_owned(), cause };
         if rustix::net::SocketAddrUnix::new(path).is_err() {
             return Err(SocketError::TooLong(path.to_owned()));
         }

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What to serve: from a TOML file, from options, or from both.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use vnic::backend::PortSpec;
+use vnic::port::{Limits, PortConfig};
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    workers: Option<usize>,
+    control: Option<PathBuf>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    port: Vec<PortEntry>,
+}
+
+/// A port as it is written, in the file or as an option.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortEntry {
+    /// Name; the file name of the socket if missing.
+    pub name: Option<String>,
+    /// Path of the vhost-user socket.
+    pub socket: PathBuf,
+    /// MAC address of the guest's network device.
+    pub mac: Option<String>,
+    /// Network, `default` if missing.
+    pub network: Option<String>,
+}
+
+/// What to serve, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Worker threads, if said.
+    pub workers: Option<usize>,
+    /// Path of the control socket, if said.
+    pub control: Option<PathBuf>,
+    /// The ports; at least one.
+    pub ports: Vec<PortSpec>,
+}
+
+impl Config {
+    /// Reads `file`, adds `more` ports and checks the whole.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or says something that makes no sense; each message says what to
+    /// change.
+    pub fn load(file: Option<&Path>, more: &[PortEntry]) -> anyhow::Result<Self> {
+        let file = match file {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("in {}", path.display()))?
+            }
+        };
+        check_limits(&file.limits)?;
+        let ports = file.port.iter().chain(more);
+        let ports: Vec<PortSpec> =
+            ports.map(|entry| port(entry, file.limits)).collect::<Result<_, _>>()?;
+        ensure!(
+            !ports.is_empty(),
+            "there is no port to serve: give --socket PATH, --port SPEC or a [[port]] in the file"
+        );
+        check_unique(&ports)?;
+        Ok(Self { workers: file.workers, control: file.control, ports })
+    }
+}
+
+fn port(entry: &PortEntry, limits: Limits) -> anyhow::Result<PortSpec> {
+    let name = match &entry.name {
+        Some(name) => name.clone(),
+        None => entry
+            .socket
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .context("a port's socket has no file name")?
+            .to_owned(),
+    };
+    ensure!(
+        !name.is_empty() && name.len() <= 64 && name.chars().all(|c| !c.is_control()),
+        "{name:?} is not a name for a port: 1 to 64 printable characters"
+    );
+    let mut config = PortConfig::new(&name);
+    if let Some(mac) = &entry.mac {
+        config.mac = parse_mac(mac).with_context(|| format!("port {name}"))?;
+    }
+    if let Some(network) = &entry.network {
+        ensure!(!network.is_empty(), "port {name}: the name of a network is not empty");
+        config.network.clone_from(network);
+    }
+    config.limits = limits;
+    Ok(PortSpec { socket: entry.socket.clone(), config })
+}
+
+/// A unicast MAC address in the usual notation.
+pub fn parse_mac(text: &str) -> anyhow::Result<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|part| {
+            let two_digits = part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
+            two_digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
+        })
+        .collect();
+    let mac: [u8; 6] = bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .with_context(|| format!("{text:?} is not a MAC address such as 52:54:00:12:34:56"))?;
+    ensure!(mac != [0; 6], "MAC address {text} is zero: leave it out if there is none");
+    ensure!(
+        mac[0] & 1 == 0,
+        "MAC address {text} is a multicast address; a device has a unicast one"
+    );
+    Ok(mac)
+}
+
+fn check_limits(limits: &Limits) -> anyhow::Result<()> {
+    for (name, depth) in [
+        ("max_sq_depth", limits.max_sq_depth),
+        ("max_rq_depth", limits.max_rq_depth),
+        ("max_cq_depth", limits.max_cq_depth),
+    ] {
+        ensure!(depth.is_power_of_two(), "limits.{name} = {depth} is not a power of two");
+    }
+    Ok(())
+}
+
+fn check_unique(ports: &[PortSpec]) -> anyhow::Result<()> {
+    let (mut names, mut sockets, mut macs) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for PortSpec { socket, config } in ports {
+        if !names.insert(&config.name) {
+            bail!("two ports are called {:?}: give each a name of its own", config.name);
+        }
+        if !sockets.insert(socket) {
+            bail!("two ports have the socket {}: give each its own", socket.display());
+        }
+        if config.mac != [0; 6] && !macs.insert((&config.network, config.mac)) {
+            bail!("port {:?} has the MAC address of another port of its network", config.name);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

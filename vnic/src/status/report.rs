@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The state of the daemon, as it is told.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::PortServer;
+use crate::device::Device;
+use crate::port::PortSnapshot;
+
+/// The whole daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Worker threads.
+    pub workers: usize,
+    /// Ports in the order of the configuration.
+    pub ports: Vec<PortReport>,
+}
+
+/// One port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortReport {
+    /// Name.
+    pub name: String,
+    /// Ports reach only ports of the same network.
+    pub network: String,
+    /// MAC address of the guest's network device, if configured.
+    pub mac: Option<String>,
+    /// The vhost-user socket.
+    pub socket: PathBuf,
+    /// Whether a front end (a VM) is connected.
+    pub connected: bool,
+    /// Front ends since the start of the daemon, this one included.
+    pub connections: u64,
+    /// Whether a driver in the guest has started the device.
+    pub driver: bool,
+    /// What the guest holds and did. All zero without a driver.
+    pub objects: Objects,
+}
+
+/// What a guest holds now, and what it did since its driver started the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objects {
+    /// Bound address spaces.
+    pub pasids: u32,
+    /// Contexts.
+    pub contexts: u32,
+    /// Protection domains.
+    pub pds: u32,
+    /// Memory regions.
+    pub mrs: u32,
+    /// Completion queues.
+    pub cqs: u32,
+    /// Queue pairs.
+    pub qps: u32,
+    /// Page requests that wait for an answer.
+    pub page_requests_outstanding: u32,
+    /// Page requests sent.
+    pub page_requests: u64,
+    /// Send requests completed.
+    pub send_requests: u64,
+    /// Payload bytes copied.
+    pub bytes: u64,
+}
+
+impl Report {
+    /// The state of `device` and the servers of its ports.
+    pub fn take(device: &Device, servers: &[PortServer]) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            workers: device.config().workers,
+            ports: servers.iter().map(PortReport::take).collect(),
+        }
+    }
+}
+
+impl PortReport {
+    /// The state of one port.
+    pub fn take(server: &PortServer) -> Self {
+        let config = server.config();
+        let snapshot = server.port().map(|port| port.snapshot());
+        Self {
+            name: config.name.clone(),
+            network: config.network.clone(),
+            mac: (config.mac != [0; 6]).then(|| config.mac.map(|b| format!("{b:02x}")).join(":")),
+            socket: server.socket().to_owned(),
+            connected: server.connected(),
+            connections: server.connections(),
+            driver: snapshot.as_ref().is_some_and(|snapshot| snapshot.driver),
+            objects: snapshot.as_ref().map(Objects::from).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&PortSnapshot> for Objects {
+    fn from(snapshot: &PortSnapshot) -> Self {
+        Self {
+            pasids: snapshot.pasids,
+            contexts: snapshot.contexts,
+            pds: snapshot.pds,
+            mrs: snapshot.mrs,
+            cqs: snapshot.cqs,
+            qps: snapshot.qps,
+            page_requests_outstanding: snapshot.page_requests_outstanding,
+            page_requests: snapshot.page_requests,
+            send_requests: snapshot.send_requests,
+            bytes: snapshot.bytes,
+        }
+    }
+}
