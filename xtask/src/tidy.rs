@@ -98,20 +98,23 @@ fn licence(name: &Path, text: &str, faults: &mut Vec<String>) {
 }
 
 /// The compiler denies unsafe code and clippy asks for safety comments; this asks why each exception
-/// exists at all.
+/// exists at all: a reason on its line, or a safety comment right above it.
 fn unsafe_reasons(name: &Path, text: &str, faults: &mut Vec<String>) {
     if name.extension().is_none_or(|kind| kind != "rs") {
         return;
     }
-    for (number, line) in text.lines().enumerate() {
-        let allows = line.trim_start().trim_start_matches("#!").trim_start_matches('#');
-        if allows.starts_with("[allow(unsafe_code)]") && !line.contains("// reason: ") {
+    let mut safe_above = false;
+    for (number, line) in text.lines().map(str::trim_start).enumerate() {
+        let attribute = line.trim_start_matches('#').trim_start_matches('!');
+        let exception = attribute.starts_with("[allow(unsafe_code");
+        if exception && !safe_above && !line.contains("//") && !line.contains("reason = ") {
             faults.push(format!(
-                "{}:{}: an exception for unsafe code without `// reason: `",
+                "{}:{}: an exception for unsafe code without a reason",
                 name.display(),
                 number + 1
             ));
         }
+        safe_above = line.starts_with("// SAFETY:") || (safe_above && line.starts_with("//"));
     }
 }
 

@@ -22,10 +22,10 @@ pub struct Memory {
 }
 
 // SAFETY: the memory has no owner but this value; who uses it synchronises as the interface says.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // reason: raw memory shared with the device
 unsafe impl Send for Memory {}
 // SAFETY: as above.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // reason: raw memory shared with the device
 unsafe impl Sync for Memory {}
 
 #[allow(unsafe_code, reason = "raw memory is what this is about")]
@@ -76,7 +76,7 @@ impl Memory {
 }
 
 impl Drop for Memory {
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code)] // reason: raw memory shared with the device
     fn drop(&mut self) {
         // SAFETY: allocated with this layout in `new`.
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
