@@ -25,6 +25,9 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// Name of the daemon's control socket in the folder of a run.
+pub const CONTROL: &str = "control";
+
 /// One device that the daemon serves.
 #[derive(Debug, Clone)]
 pub struct Port {
@@ -47,6 +50,25 @@ pub struct DaemonConfig {
     pub arguments: Arc<Arguments>,
     /// Variables to set.
     pub environment: Vec<(String, String)>,
+}
+
+impl DaemonConfig {
+    /// The command line of this project's daemon, `vnic run`, for the program at `program`. Its
+    /// control socket is `control` in the folder of the run.
+    pub fn vnic(program: impl Into<PathBuf>) -> Self {
+        let arguments = |ports: &[Port], folder: &Path| {
+            let mut words: Vec<OsString> = vec!["run".into(), "-v".into()];
+            for port in ports {
+                let mac = port.mac.map(|byte| format!("{byte:02x}")).join(":");
+                let mut spec = OsString::from(format!("name={},mac={mac},socket=", port.name));
+                spec.push(&port.socket);
+                words.extend(["--port".into(), spec]);
+            }
+            words.extend(["--control".into(), folder.join(CONTROL).into()]);
+            words
+        };
+        Self { program: program.into(), arguments: Arc::new(arguments), environment: Vec::new() }
+    }
 }
 
 impl fmt::Debug for DaemonConfig {

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::PathBuf,
+    str::FromStr,
 };
 
 use super::{
@@ -32,6 +33,19 @@ impl Series {
         match self {
             Self::Stable => SUITE.into(),
             Self::Backports => format!("{SUITE}-backports"),
+        }
+    }
+}
+
+impl FromStr for Series {
+    type Err = String;
+
+    /// Takes the number of the kernel, or the name that [`Series`] is displayed with.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "6.12" | "stable" => Ok(Self::Stable),
+            "7.3" | "backports" => Ok(Self::Backports),
+            _ => Err("the guest kernels are 6.12 (stable) and 7.3 (backports)".into()),
         }
     }
 }
@@ -147,6 +161,16 @@ mod tests {
         let expected =
             ["kernel/a/rdma-rxe.ko.xz", "kernel/b/ib_core.ko.xz", "kernel/c/udp_tunnel.ko.xz"];
         assert_eq!(found.iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_series_has_a_number_and_a_name() {
+        assert_eq!("6.12".parse(), Ok(Series::Stable));
+        assert_eq!("7.3".parse(), Ok(Series::Backports));
+        for series in Series::ALL {
+            assert_eq!(series.to_string().parse(), Ok(series));
+        }
+        assert!("5.10".parse::<Series>().is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! - [`perftest`]: the `ib_*_lat` and `ib_*_bw` programs over any RDMA device.
 //! - [`rxe`]: an RDMA device in software over the guests' network card, to compare with.
+//! - [`vnic`]: the RDMA device of this project.
 //! - [`tcp`]: TCP ping-pong by sockperf.
 
 pub mod perftest;
@@ -10,3 +11,4 @@ pub mod rdma;
 pub mod rxe;
 mod server;
 pub mod tcp;
+pub mod vnic;
