@@ -33,7 +33,11 @@ struct vnic_fault {
  */
 static int vnic_fault_page(struct mm_struct *mm, unsigned long addr, bool write)
 {
-	unsigned int base = FAULT_FLAG_REMOTE | FAULT_FLAG_USER;
+	/*
+	 * Not FAULT_FLAG_USER: it would leave the handling of a memory cgroup
+	 * that is full to a return to user space that a worker never makes.
+	 */
+	unsigned int base = FAULT_FLAG_REMOTE;
 	unsigned int tried = 0;
 	struct vm_area_struct *vma;
 	unsigned int retry;
@@ -133,7 +137,7 @@ static void vnic_fault_repost(struct vnic_dev *dev, struct vnic_fault *fault)
 	unsigned long flags;
 
 	spin_lock_irqsave(&q->lock, flags);
-	if (!test_bit(VNIC_CLOSED, &dev->flags)) {
+	if (!test_bit(VNIC_DRAINING, &dev->flags)) {
 		vnic_fault_post(dev, fault);
 		virtqueue_kick(q->vq);
 	}
@@ -175,7 +179,7 @@ void vnic_faultq_done(struct virtqueue *vq)
 	unsigned int len;
 
 	spin_lock_irqsave(&q->lock, flags);
-	if (test_bit(VNIC_CLOSED, &dev->flags))
+	if (test_bit(VNIC_DRAINING, &dev->flags))
 		goto out;
 	do {
 		virtqueue_disable_cb(vq);
@@ -232,10 +236,20 @@ void vnic_faultq_exit(struct vnic_dev *dev)
 	kfree(dev->fault.bufs);
 }
 
-/* After the reset: waits for what is being served, takes the rest back. */
+/* Waits for what is being served; the device must still answer. */
+void vnic_faultq_stop(struct vnic_dev *dev)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&dev->fault.lock, flags);
+	set_bit(VNIC_DRAINING, &dev->flags);
+	spin_unlock_irqrestore(&dev->fault.lock, flags);
+	drain_workqueue(dev->fault.wq);
+}
+
+/* After the reset. */
 void vnic_faultq_drain(struct vnic_dev *dev)
 {
-	drain_workqueue(dev->fault.wq);
 	while (virtqueue_detach_unused_buf(dev->fault.vq))
 		;
 }

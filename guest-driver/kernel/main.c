@@ -133,8 +133,10 @@ static void vnic_stop(struct vnic_dev *dev)
 {
 	unsigned long flags;
 
+	vnic_faultq_stop(dev);
 	if (!vnic_dead(dev))
 		vnic_cmd_handle(dev, VNIC_CMD_SHUTDOWN, 0);
+	/* Nobody waits for a command now, and nobody can send another. */
 	spin_lock_irqsave(&dev->ctrl.lock, flags);
 	set_bit(VNIC_CLOSED, &dev->flags);
 	spin_unlock_irqrestore(&dev->ctrl.lock, flags);
@@ -309,5 +311,7 @@ static void __exit vnic_exit(void)
 }
 module_exit(vnic_exit);
 
+/* Without it there is an RDMA device that no program can open. */
+MODULE_SOFTDEP("post: ib_uverbs");
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Tongtu vNIC, a virtual RDMA device");

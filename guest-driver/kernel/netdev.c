@@ -134,6 +134,7 @@ static int vnic_netdev_event(struct notifier_block *nb, unsigned long event,
 
 int vnic_pair_start(struct vnic_dev *dev)
 {
+	bool paired;
 	int err;
 
 	dev->netdev_nb.notifier_call = vnic_netdev_event;
@@ -143,11 +144,17 @@ int vnic_pair_start(struct vnic_dev *dev)
 		return err;
 	flush_work(&dev->pair_work);
 	mutex_lock(&dev->pair_lock);
-	if (!dev->ib)
-		dev_info(&dev->vdev->dev,
-			 "waiting for the network device %s%pM\n",
-			 netdev ?: "", dev->caps.mac);
+	paired = dev->ib;
 	mutex_unlock(&dev->pair_lock);
+	if (paired)
+		return 0;
+	if (is_zero_ether_addr(dev->caps.mac))
+		dev_info(&dev->vdev->dev, "waiting for network device %s\n",
+			 netdev ?: "of any name");
+	else
+		dev_info(&dev->vdev->dev,
+			 "waiting for the network device with address %pM\n",
+			 dev->caps.mac);
 	return 0;
 }
 

@@ -30,7 +30,7 @@
 
 /* How long a control command may take before the device counts as dead. */
 #define VNIC_CMD_TIMEOUT	(10 * HZ)
-/* How long an invalidation waits for one worker before the same verdict. */
+/* How long an invalidation waits for the workers before the same verdict. */
 #define VNIC_QUIESCE_LIMIT_NS	(2 * NSEC_PER_SEC)
 #define VNIC_LIVENESS_PERIOD	(2 * HZ)
 
@@ -101,7 +101,8 @@ struct vnic_faultq {
 
 enum vnic_flag {
 	VNIC_DEAD,	/* the device broke its promises; never cleared */
-	VNIC_CLOSED,	/* remove has begun to take the queues away */
+	VNIC_DRAINING,	/* no page request is accepted any more */
+	VNIC_CLOSED,	/* the queues are being taken away */
 };
 
 struct vnic_dev {
@@ -319,6 +320,7 @@ int vnic_faultq_init(struct vnic_dev *dev);
 void vnic_faultq_exit(struct vnic_dev *dev);
 void vnic_faultq_fill(struct vnic_dev *dev);
 void vnic_faultq_done(struct virtqueue *vq);
+void vnic_faultq_stop(struct vnic_dev *dev);
 void vnic_faultq_drain(struct vnic_dev *dev);
 
 /* liveness.c */
