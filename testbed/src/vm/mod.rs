@@ -26,7 +26,7 @@ pub use self::{
 use crate::{
     error::{Doing, Error, Result, tail},
     guest::Guest,
-    process::{cleanup, spawn},
+    process::{cleanup, spawn_responsive},
     provision::{image::Image, qemu::Qemu},
 };
 
@@ -74,7 +74,8 @@ impl Vm {
         command.stdin(Stdio::null()).stdout(log).stderr(second);
         tracing::debug!(?command, "starting a guest");
         let since = Instant::now();
-        let child = spawn(command).doing(|| format!("start QEMU for {}", config.name))?;
+        let child =
+            spawn_responsive(command).doing(|| format!("start QEMU for {}", config.name))?;
         let registered = cleanup::child(&child).doing(|| "watch QEMU".into())?;
         let vm = Self {
             name: config.name.clone(),
