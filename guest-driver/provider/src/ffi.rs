@@ -8,6 +8,7 @@
     non_snake_case,
     non_upper_case_globals,
     unnecessary_transmutes,
+    unused_imports,
     unsafe_op_in_unsafe_fn,
     clippy::all,
     clippy::undocumented_unsafe_blocks,

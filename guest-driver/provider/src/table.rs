@@ -111,7 +111,7 @@ mod tests {
         for object in &mut objects {
             let number = *object;
             let pointer: *mut u32 = object;
-            table.set(number, |old| {
+            table.set(number, |old: *mut u32| {
                 assert!(old.is_null());
                 pointer
             });

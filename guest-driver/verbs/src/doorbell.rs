@@ -32,10 +32,10 @@ pub struct MmioKick {
 }
 
 // SAFETY: the register is one device address, whichever thread writes to it.
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 unsafe impl Send for MmioKick {}
 // SAFETY: stores to the register do not depend on one another.
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 unsafe impl Sync for MmioKick {}
 
 impl MmioKick {
@@ -44,14 +44,14 @@ impl MmioKick {
     /// # Safety
     /// `register` is aligned, stays mapped for writing while the value lives, and a store of
     /// `value` there has no other effect than to notify the device.
-    #[allow(unsafe_code)] // reason: raw memory shared with the device
+    #[allow(unsafe_code, reason = "raw memory shared with the device")]
     pub unsafe fn new(register: NonNull<u16>, value: u16) -> Self {
         Self { register, value }
     }
 }
 
 impl Kick for MmioKick {
-    #[allow(unsafe_code)] // reason: raw memory shared with the device
+    #[allow(unsafe_code, reason = "raw memory shared with the device")]
     fn kick(&self) {
         // SAFETY: the contract of `new`.
         unsafe { self.register.as_ptr().write_volatile(self.value.to_le()) }
@@ -82,10 +82,10 @@ pub struct Doorbell<K> {
 }
 
 // SAFETY: the page is only used through atomic accesses.
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 unsafe impl<K: Send> Send for Doorbell<K> {}
 // SAFETY: as above; the kick is shared only if it may be.
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 unsafe impl<K: Sync> Sync for Doorbell<K> {}
 
 impl<K: Kick> Doorbell<K> {
@@ -94,7 +94,7 @@ impl<K: Kick> Doorbell<K> {
     /// # Safety
     /// `page` is page-aligned, mapped for reading and writing while the value lives, and everybody
     /// who uses its words does so atomically.
-    #[allow(unsafe_code)] // reason: raw memory shared with the device
+    #[allow(unsafe_code, reason = "raw memory shared with the device")]
     pub unsafe fn new(page: NonNull<u8>, kick: K) -> Self {
         Self { page, kick }
     }
@@ -102,7 +102,7 @@ impl<K: Kick> Doorbell<K> {
     /// Tells the device to look at the queues of queue pair `index`.
     ///
     /// Everything that this thread wrote before is visible to the device when it sees the bit.
-    #[allow(unsafe_code)] // reason: raw memory shared with the device
+    #[allow(unsafe_code, reason = "raw memory shared with the device")]
     pub fn ring(&self, index: DoorbellIndex) {
         let word = DOORBELL_BITMAP as usize + (index.0 / 64) as usize * 8;
         // SAFETY: both words lie in the page, since an index is below DOORBELL_BITS; they are aligned,

@@ -279,7 +279,7 @@ impl World<'_> {
     }
 }
 
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 fn run(depth: u32, stride: u32, cq_depth: u32, steps: &[Step]) {
     let rq_offset = (QP_SQ_OFFSET + depth * stride).next_multiple_of(4096) as usize;
     let qp = Memory::new(rq_offset + (depth * 64) as usize);
@@ -338,7 +338,7 @@ proptest! {
 
 /// The layout of an atomic element, with the operands before the gather entry.
 #[test]
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 fn an_atomic_carries_its_operands() {
     let qp = Memory::new(8192);
     let limits = SendLimits { max_sge: 4, max_inline: 64 };

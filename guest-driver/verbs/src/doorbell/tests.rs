@@ -79,7 +79,7 @@ fn a_wake_up_is_lost_without_the_fence() {
 struct Page([u64; 512]);
 
 #[test]
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 fn ringing_sets_one_bit_and_kicks_only_a_sleeping_device() {
     let page = Box::into_raw(Box::new(Page([0; 512])));
     let kicks = StdU32::new(0);

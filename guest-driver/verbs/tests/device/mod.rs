@@ -19,13 +19,14 @@ use zerocopy::{FromBytes, IntoBytes};
 pub struct Memory {
     base: NonNull<u8>,
     layout: Layout,
+    owned: bool,
 }
 
 // SAFETY: the memory has no owner but this value; who uses it synchronises as the interface says.
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 unsafe impl Send for Memory {}
 // SAFETY: as above.
-#[allow(unsafe_code)] // reason: raw memory shared with the device
+#[allow(unsafe_code, reason = "raw memory shared with the device")]
 unsafe impl Sync for Memory {}
 
 #[allow(unsafe_code, reason = "raw memory is what this is about")]
@@ -34,7 +35,16 @@ impl Memory {
         let layout = Layout::from_size_align(bytes.next_multiple_of(4096), 4096).unwrap();
         // SAFETY: the size is not zero.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
-        Self { base, layout }
+        Self { base, layout, owned: true }
+    }
+
+    /// Memory that somebody else mapped.
+    ///
+    /// # Safety
+    /// From `base`, `bytes` are mapped for reading and writing while the value lives.
+    pub unsafe fn borrowed(base: NonNull<u8>, bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes, 4096).unwrap();
+        Self { base, layout, owned: false }
     }
 
     pub fn at(&self, offset: usize) -> NonNull<u8> {
@@ -76,10 +86,12 @@ impl Memory {
 }
 
 impl Drop for Memory {
-    #[allow(unsafe_code)] // reason: raw memory shared with the device
+    #[allow(unsafe_code, reason = "raw memory shared with the device")]
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `new`.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        if self.owned {
+            // SAFETY: allocated with this layout in `new`.
+            unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        }
     }
 }
 
