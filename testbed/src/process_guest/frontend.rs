@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use vhost::vhost_user::message::{
-    VHOST_USER_CONFIG_OFFSET, VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -125,8 +125,7 @@ impl Connection {
 fn read_config(frontend: &mut Frontend) -> Result<Config, FrontendError> {
     let len = size_of::<Config>();
     let flags = VhostUserConfigFlags::empty();
-    let (_, payload) =
-        frontend.get_config(VHOST_USER_CONFIG_OFFSET, len as u32, flags, &vec![0; len])?;
+    let (_, payload) = frontend.get_config(0, len as u32, flags, &vec![0; len])?;
     let config = Config::read_from_bytes(&payload)
         .map_err(|_| FrontendError::Device("has a short configuration space"))?;
     if config.magic.get() != MAGIC {

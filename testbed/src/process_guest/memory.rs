@@ -47,6 +47,9 @@ struct Inner {
 /// Which frames are free, by number in the memfd, and a small generator of disorder.
 struct Frames {
     used: Vec<bool>,
+    /// No frame below this one is free.
+    lowest: usize,
+    /// The first frame of the upper region.
     split: usize,
     random: u64,
 }
@@ -83,6 +86,7 @@ impl Ram {
         let memory = GuestMemoryMmap::from_regions(mapped.into()).expect("regions are disjoint");
         let frames = Frames {
             used: vec![false; (2 * half / FRAME) as usize],
+            lowest: 0,
             split: (half / FRAME) as usize,
             random: 0x9e37_79b9_7f4a_7c15,
         };
@@ -199,13 +203,21 @@ impl Frames {
         for &frame in &chosen {
             self.used[frame] = true;
         }
+        while self.used.get(self.lowest) == Some(&true) {
+            self.lowest += 1;
+        }
         Some(chosen)
+    }
+
+    fn put(&mut self, frame: usize) {
+        self.used[frame] = false;
+        self.lowest = self.lowest.min(frame);
     }
 
     /// The first run of free frames within one region.
     fn run(&self, count: usize) -> Option<Vec<usize>> {
         let mut length = 0;
-        for frame in 0..self.used.len() {
+        for frame in self.lowest..self.used.len() {
             if frame == self.split {
                 length = 0;
             }
@@ -218,7 +230,8 @@ impl Frames {
     }
 
     fn pick(&mut self, count: usize) -> Option<Vec<usize>> {
-        let mut free: Vec<usize> = (0..self.used.len()).filter(|&i| !self.used[i]).collect();
+        let mut free: Vec<usize> =
+            (self.lowest..self.used.len()).filter(|&i| !self.used[i]).collect();
         if free.len() < count {
             return None;
         }
@@ -293,7 +306,7 @@ impl Pages {
         let old = std::mem::replace(&mut frames[page], new);
         // What a device that still uses the old frame writes or reads must not pass for right.
         self.ram.write(self.ram.gpa_of_frame(old), &[0xdb; FRAME as usize]);
-        allocator.used[old] = false;
+        allocator.put(old);
     }
 
     /// Guest-physical address of the byte at `offset`.
@@ -364,7 +377,7 @@ impl Drop for Pages {
         let frames = self.frames();
         let mut allocator = self.ram.inner.frames.lock().unwrap_or_else(PoisonError::into_inner);
         for &frame in frames.iter() {
-            allocator.used[frame] = false;
+            allocator.put(frame);
         }
     }
 }

@@ -87,7 +87,7 @@ impl PageTable {
     }
 
     /// Guest-physical address of the entry for `va` at `level` (1 holds the 4 KiB leaves), if the
-    /// tables above it exist.
+    /// tables above it exist and are this hierarchy's own.
     pub fn entry(&self, va: u64, level: u32) -> Option<u64> {
         let mut table = self.root;
         let mut at = self.paging.levels();
@@ -101,6 +101,10 @@ impl PageTable {
                 return None;
             }
             table = value & ADDRESS;
+            // A test may have put anything there.
+            if !self.tables.contains_key(&table) {
+                return None;
+            }
             at -= 1;
         }
     }
@@ -111,14 +115,15 @@ impl PageTable {
         for at in (level + 1..=self.paging.levels()).rev() {
             let entry = entry_address(table, va, at);
             let value = self.ram.word(entry, |word| word.load(Ordering::Relaxed));
-            table = if value & PRESENT == 0 {
+            let below = value & ADDRESS;
+            table = if value & PRESENT == 0 || !self.tables.contains_key(&below) {
                 let new = self.new_table();
                 // Release: pairs with the walker's acquire; the new table is zero before it is seen.
                 let value = new | PRESENT | WRITABLE | USER;
                 self.ram.word(entry, |word| word.store(value, Ordering::Release));
                 new
             } else {
-                value & ADDRESS
+                below
             };
         }
         entry_address(table, va, level)

@@ -73,11 +73,20 @@ impl Endpoint {
     /// If any step fails.
     pub fn boot_with(socket: &Path, host: u8, options: GuestOptions) -> Self {
         let driver = Driver::boot_with(socket, options).expect("the guest attaches");
+        Self::open(&driver, host)
+    }
+
+    /// A new process of a running guest, whose address this sets as in [`boot`](Self::boot).
+    ///
+    /// # Panics
+    ///
+    /// If any step fails.
+    pub fn open(driver: &Arc<Driver>, host: u8) -> Self {
         let gid = gid_of(Ipv4Addr::new(10, 0, 0, host));
         driver.gid_set(0, gid).expect("GID_SET");
-        let ctx = Context::open(&driver);
+        let ctx = Context::open(driver);
         let pd = Pd::new(&ctx);
-        Self { driver, ctx, pd, gid }
+        Self { driver: Arc::clone(driver), ctx, pd, gid }
     }
 
     /// The process's address space.

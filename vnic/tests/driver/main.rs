@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The daemon, driven by process guests as VMs would drive it.
+//!
+//! One test program for all of it, since each one links the whole testbed.
+
+mod common;
+mod hostile;
+mod hostile_rings;
+mod hostile_tables;
+mod lifecycle;
+mod limits;
+mod pages;
+mod rc_data;
+mod rc_errors;
+mod rc_events;
+mod state_machine;
+mod victim;
