@@ -73,3 +73,34 @@ impl<T> Lock<T> {
         unsafe { &mut *self.value.get() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lock that threads of a test share.
+    struct Shared(Lock<u32>);
+    // SAFETY: the value is reached through the lock.
+    unsafe impl Sync for Shared {}
+
+    #[test]
+    fn one_thread_at_a_time_has_the_value() {
+        let shared = Shared(Lock::new(0, false));
+        let shared = &shared;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        shared.0.with(|value| {
+                            let seen = *value;
+                            // Invites another thread in between.
+                            std::thread::yield_now();
+                            *value = seen + 1;
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(shared.0.with(|value| *value), 2000);
+    }
+}
