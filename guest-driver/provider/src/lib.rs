@@ -14,7 +14,7 @@
 //! | file | content |
 //! |---|---|
 //! | `/etc/libibverbs.d/vnic.driver` | one line: `driver vnic` |
-//! | `/usr/lib/x86_64-linux-gnu/libibverbs/libvnic-rdmav34.so` | this library (`libvnic_rdmav.so`) |
+//! | `/usr/lib/x86_64-linux-gnu/libibverbs/libvnic-rdmav34.so` | this library (`libvnic_provider.so`) |
 //!
 //! # How the files hang together
 //!
