@@ -2,7 +2,7 @@
 //! Starts and stops the daemon for a test.
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long the daemon may take to start, and to end after SIGTERM.
+/// How long the daemon may take to end after SIGTERM.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running `vnic run`. Killed when dropped; [`stop`](Self::stop) ends it as an administrator would.
@@ -25,6 +25,8 @@ pub struct DaemonOptions {
     binary: PathBuf,
     ports: Vec<(String, String)>,
     args: Vec<String>,
+    config: Option<String>,
+    workers: Option<u32>,
 }
 
 impl DaemonOptions {
@@ -48,7 +50,23 @@ impl DaemonOptions {
         self
     }
 
-    /// Starts the daemon and waits until it answers.
+    /// Sets the number of workers.
+    #[must_use]
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Gives the daemon a configuration file with this text beside its ports.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    ///
+    /// `VNIC_TEST_WORKERS` in the environment sets its number of workers unless the test did, `VNIC_LOG` its log level.
     ///
     /// # Panics
     ///
@@ -57,7 +75,16 @@ impl DaemonOptions {
         let dir = tempfile::Builder::new().prefix("vnic-").tempdir().expect("temporary directory");
         let log = File::create(dir.path().join("log")).expect("log file");
         let mut command = Command::new(&self.binary);
-        command.arg("run").arg("--control").arg(dir.path().join("control"));
+        command.args(["run", "--ready", "--control"]).arg(dir.path().join("control"));
+        let asked = std::env::var("VNIC_TEST_WORKERS").ok();
+        if let Some(workers) = self.workers.map(|workers| workers.to_string()).or(asked) {
+            command.args(["--workers", &workers]);
+        }
+        if let Some(text) = &self.config {
+            let path = dir.path().join("config.toml");
+            std::fs::write(&path, text).expect("write the configuration");
+            command.arg("--config").arg(path);
+        }
         for (index, (name, network)) in self.ports.iter().enumerate() {
             let socket = dir.path().join(format!("{name}.sock"));
             let mac = format!("02:00:00:00:00:{:02x}", index + 1);
@@ -67,22 +94,14 @@ impl DaemonOptions {
             ));
         }
         command.args(&self.args).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("dup log")).stderr(log);
-        let filter = std::env::var("VNIC_TEST_LOG").unwrap_or_else(|_| "info".into());
-        let child = command.env("RUST_LOG", filter).spawn().expect("start the daemon");
-        let mut daemon = Daemon { binary: self.binary, child: Some(child), dir };
-        let ready = |daemon: &Daemon| {
-            self.ports.iter().all(|(name, _)| daemon.socket(name).exists())
-                && UnixStream::connect(daemon.control()).is_ok()
-        };
-        let limit = Instant::now() + LIMIT;
-        while !ready(&daemon) {
-            if let Some(status) = daemon.exited() {
-                panic!("the daemon ended at once ({status}):\n{}", daemon.log());
-            }
-            assert!(Instant::now() < limit, "the daemon is not ready:\n{}", daemon.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        command.stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().expect("start the daemon");
+        let output = child.stdout.take().expect("piped");
+        let daemon = Daemon { binary: self.binary, child: Some(child), dir };
+        let mut line = String::new();
+        // Ends when the daemon does, if it never gets ready.
+        BufReader::new(output).read_line(&mut line).expect("read the daemon's output");
+        assert_eq!(line, "ready\n", "the daemon is not ready:\n{}", daemon.log());
         daemon
     }
 }
@@ -90,7 +109,13 @@ impl DaemonOptions {
 impl Daemon {
     /// A daemon that runs `binary`.
     pub fn of(binary: impl Into<PathBuf>) -> DaemonOptions {
-        DaemonOptions { binary: binary.into(), ports: Vec::new(), args: Vec::new() }
+        DaemonOptions {
+            binary: binary.into(),
+            ports: Vec::new(),
+            args: Vec::new(),
+            config: None,
+            workers: None,
+        }
     }
 
     /// The vhost-user socket of port `name`.

@@ -2,17 +2,22 @@
 //! A daemon with guests on it, and patterns.
 
 use vnic_abi::ctrl::Counters;
+use vnic_testbed::process_guest::daemon::DaemonOptions;
 use vnic_testbed::process_guest::verbs::{ConnectOptions, Endpoint, Qp, connect, connect_with};
 use vnic_testbed::process_guest::{Daemon, Driver, GuestOptions};
 
 /// A daemon with ports `a`, `b` and `c` on one network, and `other` on another.
 pub fn daemon() -> Daemon {
+    daemon_options().start()
+}
+
+/// As [`daemon`], not yet started.
+pub fn daemon_options() -> DaemonOptions {
     Daemon::of(env!("CARGO_BIN_EXE_vnic"))
         .port("a")
         .port("b")
         .port("c")
         .port_on("other", "elsewhere")
-        .start()
 }
 
 /// Two guests on one daemon.
@@ -28,7 +33,16 @@ impl Pair {
     }
 
     pub fn with(options: GuestOptions) -> Self {
-        let daemon = daemon();
+        Self::on(daemon(), options)
+    }
+
+    /// Two guests on a daemon with `workers` workers.
+    pub fn with_workers(workers: u32) -> Self {
+        let daemon = daemon_options().workers(workers).start();
+        Self::on(daemon, GuestOptions::default())
+    }
+
+    fn on(daemon: Daemon, options: GuestOptions) -> Self {
         let a = Endpoint::boot_with(&daemon.socket("a"), 1, options.clone());
         let b = Endpoint::boot_with(&daemon.socket("b"), 2, options);
         Self { a, b, daemon }

@@ -53,8 +53,19 @@ fn slot(pages: &[u64], index: u32, count: usize) -> &[u64] {
 }
 
 #[test]
+fn every_object_until_a_small_limit() {
+    let limits = "[limits]\nmax_qp = 70\nmax_cq = 33\nmax_mr = 1000\nmax_pd = 9\nmax_ctx = 5\n";
+    let daemon = crate::common::daemon_options().config(limits).start();
+    exhaust_everything(Scene::on(daemon), [70, 33, 1000, 9, 5]);
+}
+
+#[test]
 fn every_object_until_its_limit() {
-    Scene::new().attack(|scene| {
+    exhaust_everything(Scene::new(), [16384, 16384, 1 << 18, 16384, 1024]);
+}
+
+fn exhaust_everything(scene: Scene, promised: [u32; 5]) {
+    scene.attack(|scene| {
         let options = GuestOptions { ram: 1 << 30, ..GuestOptions::default() };
         let hostile = vnic_testbed::process_guest::verbs::Endpoint::boot_with(
             &scene.daemon.socket("a"),
@@ -63,6 +74,8 @@ fn every_object_until_its_limit() {
         );
         let driver: &Driver = &hostile.driver;
         let config = *driver.config();
+        let limits = [config.max_qp, config.max_cq, config.max_mr, config.max_pd, config.max_ctx];
+        assert_eq!(limits.map(u32::from), promised);
         let (ctx, pd, pasid) = (hostile.ctx.handle(), hostile.pd.handle(), hostile.ctx.pasid());
 
         exhaust(

@@ -303,14 +303,21 @@ fn under_traffic(pair: &Pair, len: u64, meanwhile: impl FnOnce(&dyn Fn())) {
 
 #[test]
 fn pages_move_under_traffic() {
-    let pair = Pair::new();
-    under_traffic(&pair, 40_000, |migrate| (0..200).for_each(|_| migrate()));
-    pair.finish();
+    for workers in [1, 2] {
+        let pair = Pair::with_workers(workers);
+        under_traffic(&pair, 40_000, |migrate| (0..200).for_each(|_| migrate()));
+        pair.finish();
+    }
 }
 
 #[test]
 fn nothing_is_written_after_memory_was_taken_away() {
-    let pair = Pair::new();
+    for workers in [1, 2] {
+        take_away(Pair::with_workers(workers));
+    }
+}
+
+fn take_away(pair: Pair) {
     let (here, here_mr) = pair.a.region(64 << 10);
     here.fill(1);
     for round in 0..30 {

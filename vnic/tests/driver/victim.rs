@@ -20,7 +20,11 @@ pub struct Scene {
 
 impl Scene {
     pub fn new() -> Self {
-        let daemon = daemon();
+        Self::on(daemon())
+    }
+
+    /// As [`new`](Self::new), on a daemon of the test's own.
+    pub fn on(daemon: Daemon) -> Self {
         let b = Endpoint::boot(&daemon.socket("b"), 2);
         let c = Endpoint::boot(&daemon.socket("c"), 3);
         Self { daemon, b, c }
