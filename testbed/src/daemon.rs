@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     error::{Doing, Error, Result, tail},
-    process::{cleanup, spawn_responsive},
+    process::{cleanup, spawn},
     vm::RunDir,
 };
 
@@ -104,7 +104,7 @@ impl Daemon {
         command.args((config.arguments)(&ports, run.path()));
         command.envs(config.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output).stderr(second);
-        let child = spawn_responsive(command).at("start", &config.program)?;
+        let child = spawn(command).at("start", &config.program)?;
         let registered = cleanup::child(&child).doing(|| "watch the daemon".into())?;
         let mut daemon = Self { child, log, ports, _registered: registered };
         let until = Instant::now() + START_LIMIT;

@@ -2,11 +2,9 @@
 //! Child processes that never outlive this one, and what must be tidied when it ends.
 //!
 //! - [`spawn`] starts a child that the kernel kills when this process dies, however it dies.
-//! - [`spawn_responsive`] also asks for short turns on the processor, for what is measured.
 //! - [`cleanup`] removes folders and kills children on Ctrl-C, SIGTERM and SIGHUP.
 
 pub mod cleanup;
-mod slice;
 mod spawn;
 
-pub use spawn::{spawn, spawn_responsive};
+pub use spawn::spawn;

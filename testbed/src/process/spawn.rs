@@ -24,21 +24,7 @@ type Job = (Command, Sender<io::Result<Child>>);
 /// # Errors
 /// Those of [`Command::spawn`].
 pub fn spawn(mut command: Command) -> io::Result<Child> {
-    die_with_parent(&mut command, || ());
-    hand_over(command)
-}
-
-/// Like [`spawn`], for a program whose latency matters while others keep the processors busy:
-/// all its threads take short turns, where the kernel can do that.
-///
-/// # Errors
-/// Those of [`Command::spawn`].
-pub fn spawn_responsive(mut command: Command) -> io::Result<Child> {
-    die_with_parent(&mut command, super::slice::shorten);
-    hand_over(command)
-}
-
-fn hand_over(command: Command) -> io::Result<Child> {
+    die_with_parent(&mut command);
     static JOBS: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let (jobs, queue) = channel::<Job>();
@@ -60,13 +46,12 @@ fn hand_over(command: Command) -> io::Result<Child> {
 }
 
 #[allow(unsafe_code)] // `pre_exec` is the only way to set the parent-death signal of a child.
-fn die_with_parent(command: &mut Command, also: fn()) {
+fn die_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
-    // SAFETY: the closure runs between fork and exec, and makes system calls only, `also` included:
-    // it neither allocates nor takes a lock.
+    // SAFETY: the closure runs between fork and exec, and makes two system calls: it neither
+    // allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || {
-            also();
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // The parent may have died before the line above.
             if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }

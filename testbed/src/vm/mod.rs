@@ -26,7 +26,7 @@ pub use self::{
 use crate::{
     error::{Doing, Error, Result, tail},
     guest::Guest,
-    process::{cleanup, spawn_responsive},
+    process::{cleanup, spawn},
     provision::{image::Image, qemu::Qemu},
 };
 
@@ -75,7 +75,7 @@ impl Vm {
         tracing::debug!(?command, "starting a guest");
         let since = Instant::now();
         let child =
-            spawn_responsive(command).doing(|| format!("start QEMU for {}", config.name))?;
+            spawn(command).doing(|| format!("start QEMU for {}", config.name))?;
         let registered = cleanup::child(&child).doing(|| "watch QEMU".into())?;
         let vm = Self {
             name: config.name.clone(),
