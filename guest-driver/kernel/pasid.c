@@ -24,9 +24,7 @@
 
 /*
  * Waits until every burst that may have begun before the generation was
- * published is over. Pairs with the full fence of a worker between making its
- * slot odd and reading the generation: either the worker sees the generation,
- * or this sees the odd slot.
+ * published is over.
  */
 static void vnic_quiesce(struct vnic_dev *dev)
 {
@@ -34,6 +32,11 @@ static void vnic_quiesce(struct vnic_dev *dev)
 	bool waited = false;
 	u32 i, spins;
 
+	/*
+	 * Pairs with the full fence of a worker between making its slot odd
+	 * and reading the generation: either the worker sees the generation,
+	 * or this sees the odd slot.
+	 */
 	virt_mb();
 	for (i = 0; i < dev->caps.num_workers; i++) {
 		const __le64 *slot = &dev->epoch[i].epoch;
@@ -57,7 +60,10 @@ static void vnic_quiesce(struct vnic_dev *dev)
 			}
 		}
 	}
-	/* The device's accesses before what follows here: pages are freed. */
+	/*
+	 * Pairs with the release of a worker that makes its slot even: its
+	 * accesses come before what follows here, the freeing of pages.
+	 */
 	virt_mb();
 	if (waited)
 		atomic64_inc(&dev->stats.invalidation_waits);
@@ -80,6 +86,7 @@ static void vnic_invalidate(struct mmu_notifier *mn, struct mm_struct *mm,
 	WRITE_ONCE(entry->start, cpu_to_le64(start));
 	WRITE_ONCE(entry->end, cpu_to_le64(end));
 	pasid->generation++;
+	/* Pairs with the acquire of a worker that reads the generation. */
 	virt_store_release(&pasid->page->generation,
 			   cpu_to_le64(pasid->generation));
 	raw_spin_unlock_irqrestore(&pasid->lock, flags);
