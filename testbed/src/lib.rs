@@ -6,6 +6,7 @@
 //! - [`vm`] runs one QEMU process, and [`guest`] the commands inside it.
 //! - [`topology`] boots a pair of guests that see each other.
 //! - [`workload`] runs programs between them and reads what they print.
+//! - [`suite`] runs all of them as [`measure`] says, and [`report`] tells what came of it.
 //! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
@@ -13,9 +14,12 @@
 pub mod daemon;
 pub mod error;
 pub mod guest;
+pub mod measure;
 pub mod process;
 pub mod process_guest;
 pub mod provision;
+pub mod report;
+pub mod suite;
 pub mod topology;
 pub mod vm;
 pub mod workload;

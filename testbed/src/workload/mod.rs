@@ -2,11 +2,14 @@
 //! Programs that are run between two guests, and what they measured.
 //!
 //! - [`perftest`]: the `ib_*_lat` and `ib_*_bw` programs over any RDMA device.
+//! - [`pingpong`]: `ibv_rc_pingpong`, which can check contents.
 //! - [`rxe`]: an RDMA device in software over the guests' network card, to compare with.
 //! - [`vnic`]: the RDMA device of this project.
-//! - [`tcp`]: TCP ping-pong by sockperf.
+//! - [`tcp`]: TCP ping-pong by sockperf; [`qperf`] streams.
 
 pub mod perftest;
+pub mod pingpong;
+pub mod qperf;
 pub mod rdma;
 pub mod rxe;
 mod server;

@@ -11,6 +11,9 @@ use crate::{
     topology::{ADDRESSES, Pair},
 };
 
+/// The smallest message that sockperf sends: its header.
+pub const LEAST_BYTES: u64 = 14;
+
 const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Result of a ping-pong. Times are in microseconds, half a round trip each.
@@ -32,7 +35,7 @@ pub struct PingPong {
     pub p99: f64,
 }
 
-/// Plays ping-pong with messages of `bytes` (14 at least, sockperf's header) for `seconds`.
+/// Plays ping-pong with messages of `bytes` ([`LEAST_BYTES`] at least) for `seconds`.
 ///
 /// # Errors
 /// When either side fails, or a message was lost.

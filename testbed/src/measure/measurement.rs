@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One measurement, whatever program made it.
+
+use serde::{Deserialize, Serialize};
+
+use super::program::{Program, Transport};
+use crate::workload::{
+    perftest::{Bandwidth, Latency},
+    tcp::PingPong,
+};
+
+/// What one run of a program measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// The program whose row this is. For TCP, which other programs measure, `None`.
+    pub program: Option<Program>,
+    /// Over what it ran.
+    pub transport: Transport,
+    /// Size of a message.
+    pub bytes: u64,
+    /// Number of operations measured.
+    pub iterations: u64,
+    /// The numbers.
+    #[serde(flatten)]
+    pub values: Values,
+}
+
+/// The numbers of a [`Measurement`]; times are in microseconds, rates in MiB/s.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are those of statistics")]
+pub enum Values {
+    /// Time of one message.
+    Latency {
+        min: f64,
+        p50: f64,
+        average: f64,
+        p99: f64,
+        /// Not every program tells it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        p999: Option<f64>,
+        max: f64,
+    },
+    /// Mean time of a round trip, from a program that tells nothing else.
+    RoundTrip { average: f64 },
+    /// Bytes moved in a second.
+    Bandwidth {
+        average: f64,
+        /// Millions of messages in a second, if the program tells it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        message_rate: Option<f64>,
+    },
+}
+
+impl Values {
+    /// The number that is compared: median, mean round trip or mean bandwidth.
+    pub fn primary(&self) -> f64 {
+        match *self {
+            Self::Latency { p50, .. } => p50,
+            Self::RoundTrip { average } | Self::Bandwidth { average, .. } => average,
+        }
+    }
+
+    /// The 99th percentile, where there is one.
+    pub fn p99(&self) -> Option<f64> {
+        match *self {
+            Self::Latency { p99, .. } => Some(p99),
+            Self::RoundTrip { .. } | Self::Bandwidth { .. } => None,
+        }
+    }
+
+    /// How many times better `self` is than `other`: faster, or more in a second.
+    pub fn times_better_than(&self, other: &Self) -> f64 {
+        match self {
+            Self::Latency { .. } | Self::RoundTrip { .. } => other.primary() / self.primary(),
+            Self::Bandwidth { .. } => self.primary() / other.primary(),
+        }
+    }
+}
+
+impl Measurement {
+    /// From a row of a latency program.
+    pub fn latency(program: Program, transport: Transport, row: &Latency) -> Self {
+        let values = Values::Latency {
+            min: row.min,
+            p50: row.p50,
+            average: row.average,
+            p99: row.p99,
+            p999: Some(row.p999),
+            max: row.max,
+        };
+        let (bytes, iterations) = (row.bytes, row.iterations);
+        Self { program: Some(program), transport, bytes, iterations, values }
+    }
+
+    /// From a row of a bandwidth program.
+    pub fn bandwidth(program: Program, transport: Transport, row: &Bandwidth) -> Self {
+        let values =
+            Values::Bandwidth { average: row.average, message_rate: Some(row.message_rate) };
+        let (bytes, iterations) = (row.bytes, row.iterations);
+        Self { program: Some(program), transport, bytes, iterations, values }
+    }
+
+    /// From a TCP ping-pong.
+    pub fn tcp_latency(result: &PingPong) -> Self {
+        let values = Values::Latency {
+            min: result.min,
+            p50: result.p50,
+            average: result.average,
+            p99: result.p99,
+            p999: None,
+            max: result.max,
+        };
+        let (bytes, iterations) = (result.bytes, result.iterations);
+        Self { program: None, transport: Transport::Tcp, bytes, iterations, values }
+    }
+}

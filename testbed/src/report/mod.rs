@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a run of the suite found, for people and for programs.
+//!
+//! - [`Report`] is the whole of it, and `report.json` is its serialised form.
+//! - [`environment`]: the machine and the versions that the numbers belong to.
+//! - [`table`]: the comparison, the same on a terminal and in `report.md`.
+//! - [`markdown`]: `report.md`.
+
+pub mod environment;
+pub mod markdown;
+pub mod table;
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::environment::Environment;
+use crate::{
+    error::{Doing, Result},
+    measure::{Measurement, Program, Sizes, Transport},
+};
+
+/// Version of the shape of [`Report`]. Raised when a reader of the old shape would fail.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that a run of the suite found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Where the numbers come from.
+    pub environment: Environment,
+    /// What was asked for.
+    pub settings: Settings,
+    /// Programs that show or check something, and did.
+    pub checks: Vec<Check>,
+    /// All numbers.
+    pub measurements: Vec<Measurement>,
+    /// Why numbers are missing.
+    pub notes: Vec<String>,
+    /// What ended the run early, if something did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failure: Option<String>,
+    /// Seconds from the first line of the command to the last number.
+    pub seconds: f64,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The programs.
+    pub programs: Vec<Program>,
+    /// Over what they ran.
+    pub transports: Vec<Transport>,
+    /// The sizes.
+    pub sizes: Sizes,
+    /// Iterations, if they were fixed; else each measurement chose its own.
+    pub iterations: Option<u64>,
+}
+
+/// A program that returned success, and what it said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// The program.
+    pub program: Program,
+    /// Over what it ran.
+    pub transport: Transport,
+    /// The options that make the difference.
+    pub options: String,
+    /// Whether it compared the bytes that arrived with those that were sent.
+    pub contents_checked: bool,
+    /// What it said, in a line.
+    pub result: String,
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(environment: Environment, settings: Settings) -> Self {
+        Self {
+            schema: SCHEMA,
+            environment,
+            settings,
+            checks: Vec::new(),
+            measurements: Vec::new(),
+            notes: Vec::new(),
+            failure: None,
+            seconds: 0.0,
+        }
+    }
+
+    /// The measurement of a program with messages of `bytes`.
+    pub fn find(&self, program: Program, transport: Transport, bytes: u64) -> Option<&Measurement> {
+        self.measurements.iter().find(|measurement| {
+            measurement.program == Some(program)
+                && measurement.transport == transport
+                && measurement.bytes == bytes
+        })
+    }
+
+    /// The serialised form, for programs.
+    ///
+    /// # Errors
+    /// None in practice: every part of a report can be serialised.
+    pub fn json(&self) -> Result<String> {
+        let json = serde_json::to_string_pretty(self);
+        Ok(json.doing(|| "serialise the report".into())? + "\n")
+    }
+
+    /// Writes `report.json` and `report.md` into `folder`.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).at("make", folder)?;
+        for (name, text) in [("report.json", self.json()?), ("report.md", markdown::render(self))] {
+            let path = folder.join(name);
+            fs::write(&path, text).at("write", &path)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
