@@ -27,8 +27,9 @@ const LOOM: &[(&str, &str)] = &[("vnic-iommu", "loom_quiesce")];
 pub fn run(args: &Args) -> Result<()> {
     ensure_nextest()?;
     if !args.no_vm {
-        Provision::prepare(Workspace::at(&tools::root()))
+        let provision = Provision::prepare(Workspace::at(&tools::root()))
             .context("cannot set the machine up for virtual machines (`--no-vm` tests without)")?;
+        provision.test_provider()?;
     }
     // Virtual machines get the daemon that users run.
     tools::run(cargo(&["build", "--release", "--package", "vnic"]))?;

@@ -5,6 +5,8 @@ use crate::tools::{self, cargo};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use vnic_abi::header;
+use vnic_testbed::provision::Provision;
+use vnic_testbed::provision::workspace::Workspace;
 
 /// What to check.
 #[derive(clap::Args, Default)]
@@ -53,6 +55,9 @@ pub fn run(args: &Args) -> Result<()> {
             "-D",
             "warnings",
         ]))?;
+        Provision::prepare(Workspace::at(&root))
+            .context("cannot set the machine up for the provider (`--quick` checks without)")?
+            .lint_provider()?;
     }
     Ok(())
 }

@@ -124,6 +124,22 @@ impl Provision {
         provider::build(&self.cache, &self.root, &self.workspace)
     }
 
+    /// Runs the tests of `guest-driver/provider`, which need the guests' libibverbs.
+    ///
+    /// # Errors
+    /// When one fails, with the end of the output.
+    pub fn test_provider(&self) -> Result<()> {
+        provider::test(&self.cache, &self.root, &self.workspace)
+    }
+
+    /// Runs clippy over `guest-driver/provider`, with warnings denied.
+    ///
+    /// # Errors
+    /// When it finds something, with the end of the output.
+    pub fn lint_provider(&self) -> Result<()> {
+        provider::lint(&self.cache, &self.root, &self.workspace)
+    }
+
     /// Packs a guest image with `overlays` over the packages.
     ///
     /// # Errors

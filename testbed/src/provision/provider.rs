@@ -15,6 +15,12 @@ const PROVIDERS: &str = "usr/lib/x86_64-linux-gnu/libibverbs";
 /// Folders of the workspace that the provider is built from.
 const SOURCES: &[&str] = &["guest-driver/abi", "guest-driver/verbs", "guest-driver/provider"];
 
+const PACKAGE: &str = "vnic-provider";
+
+/// What the provider's build wants to know, as paths inside the root.
+const ENVIRONMENT: &[(&str, &str)] =
+    &[("VNIC_RDMA_CORE_SRC", "/testbed/rdma-core"), ("VNIC_GUEST_ROOT", "/")];
+
 /// A provider that was built for the guests' libibverbs.
 #[derive(Debug, Clone)]
 pub struct Provider {
@@ -43,14 +49,33 @@ pub(super) fn build(cache: &Cache, root: &Root, workspace: &Workspace) -> Result
     let key = workspace.key("provider", 1, root, SOURCES)?;
     let folder = cache.get("provider", &key, |at| {
         let step = Step::start("building the verbs provider");
-        let environment = [("VNIC_RDMA_CORE_SRC", "/testbed/rdma-core"), ("VNIC_GUEST_ROOT", "/")];
-        let built = workspace.build(cache, root, "vnic-provider", &environment, &step)?;
+        let built = workspace.build(cache, root, PACKAGE, ENVIRONMENT, &step)?;
         let from = library_in(&built)?;
         fs::copy(&from, at.join("libvnic.so")).at("copy", &from)?;
         step.done();
         Ok(())
     })?;
     Ok(Provider { library: folder.join("libvnic.so"), private_abi: private_abi(root)? })
+}
+
+/// Runs the provider's tests against the guests' libibverbs.
+pub(super) fn test(cache: &Cache, root: &Root, workspace: &Workspace) -> Result<()> {
+    let step = Step::start("testing the verbs provider");
+    let log = cache.log("provider-test");
+    workspace.cargo(root, &["test", "-p", PACKAGE], &[], ENVIRONMENT, &log, &step)?;
+    step.done();
+    Ok(())
+}
+
+/// Runs clippy over the provider, which needs the guests' headers as its build does.
+pub(super) fn lint(cache: &Cache, root: &Root, workspace: &Workspace) -> Result<()> {
+    let step = Step::start("linting the verbs provider");
+    let log = cache.log("provider-lint");
+    let arguments = ["clippy", "-p", PACKAGE, "--all-targets"];
+    let deny = ["--", "-D", "warnings"];
+    workspace.cargo(root, &arguments, &deny, ENVIRONMENT, &log, &step)?;
+    step.done();
+    Ok(())
 }
 
 /// The one library whose name says that it is ours, whatever the crate calls it.

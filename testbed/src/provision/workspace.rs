@@ -72,9 +72,30 @@ impl Workspace {
         step: &Step,
     ) -> Result<PathBuf> {
         let log = cache.log(package);
+        self.cargo(root, &["build", "-p", package], &[], environment, &log, step)?;
+        Ok(self.guest_target().join("release"))
+    }
+
+    /// Where cargo builds for the guests: objects made for the host are of no use in the root, and
+    /// the other way round.
+    fn guest_target(&self) -> PathBuf {
+        self.target.join("guest")
+    }
+
+    /// Runs cargo inside `root` in release mode, with everything fetched before; `last` goes to the
+    /// end of its command line.
+    pub(super) fn cargo(
+        &self,
+        root: &Root,
+        arguments: &[&str],
+        last: &[&str],
+        environment: &[(&str, &str)],
+        log: &Path,
+        step: &Step,
+    ) -> Result<()> {
         let mut fetch = Command::new("cargo");
         fetch.current_dir(&self.root).args(["fetch", "--target", "x86_64-unknown-linux-gnu"]);
-        logged::run(fetch, "fetching crates with cargo", &log, step)?;
+        logged::run(fetch, "fetching crates with cargo", log, step)?;
 
         let toolchain = PathBuf::from(self.ask_rustc("--print=sysroot")?.trim_end());
         let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
@@ -82,8 +103,7 @@ impl Workspace {
             .map(PathBuf::from)
             .or_else(home)
             .ok_or_else(|| Error::unfit("neither CARGO_HOME nor HOME is set", "Set HOME."))?;
-        // Of its own: objects made for the host are of no use in the root, and the other way round.
-        let target = self.target.join("guest");
+        let target = self.guest_target();
         std::fs::create_dir_all(&target).at("make", &target)?;
         let mut inside = root
             .inside()
@@ -98,10 +118,9 @@ impl Workspace {
         for (name, value) in environment {
             inside = inside.env(name, *value);
         }
-        let arguments = ["build", "--release", "--offline", "--locked", "-p", package];
+        let arguments = [arguments, &["--release", "--offline", "--locked"], last].concat();
         let command = inside.command("cargo", &arguments);
-        logged::run(command, &format!("building {package}"), &log, step)?;
-        Ok(target.join("release"))
+        logged::run(command, &format!("cargo {}", arguments.join(" ")), log, step)
     }
 
     fn ask_rustc(&self, argument: &str) -> Result<String> {

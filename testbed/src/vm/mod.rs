@@ -74,8 +74,7 @@ impl Vm {
         command.stdin(Stdio::null()).stdout(log).stderr(second);
         tracing::debug!(?command, "starting a guest");
         let since = Instant::now();
-        let child =
-            spawn(command).doing(|| format!("start QEMU for {}", config.name))?;
+        let child = spawn(command).doing(|| format!("start QEMU for {}", config.name))?;
         let registered = cleanup::child(&child).doing(|| "watch QEMU".into())?;
         let vm = Self {
             name: config.name.clone(),
