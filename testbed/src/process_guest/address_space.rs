@@ -9,7 +9,8 @@ use vnic_abi::event::PageResponseCode;
 use vnic_iommu::quiesce::{GuestPage, Invalidator};
 use vnic_iommu::{Gpa, GuestRam};
 
-use super::memory::{FRAME, Layout, Pages, Ram, Reservation};
+use super::mapping::Reservation;
+use super::memory::{FRAME, Layout, Pages, Ram};
 use super::page_table::{PageTable, Paging};
 
 /// How long an invalidation waits for a device before it gives the device up.
@@ -254,6 +255,17 @@ impl UserBuffer {
     pub fn page_out(&self) {
         let _areas = self.space.areas();
         self.space.clear_entries(self.addr(), self.pages.len()).expect("device quiesces");
+    }
+
+    /// As [`page_out`](Self::page_out), for the page at `offset` alone.
+    ///
+    /// # Panics
+    ///
+    /// If the device does not quiesce.
+    pub fn page_out_one(&self, offset: u64) {
+        let _areas = self.space.areas();
+        let va = (self.addr() + offset) / FRAME * FRAME;
+        self.space.clear_entries(va, FRAME).expect("device quiesces");
     }
 
     /// Moves every page to another frame, as compaction does; the device finds them again by a page

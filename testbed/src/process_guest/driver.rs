@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,11 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vnic_abi::config::{Config, Features, VQ_CTRL, VQ_EVENT, VQ_KICK, VQ_PAGE_REQUEST};
-use vnic_abi::event::{Event, EventKind, PageAccess, PageRequest, PageResponseCode};
-use zerocopy::FromBytes;
+use vnic_abi::event::{Event, EventKind, PageRequest};
 
 use super::address_space::{AddressSpace, FaultAnswer};
 use super::frontend::{Connection, FrontendError};
@@ -24,14 +21,12 @@ use super::page_table::Paging;
 use super::virtqueue::VirtQueue;
 
 mod commands;
+mod threads;
 
 pub use commands::PageListMemory;
 
 /// How long the device may take to answer a command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-
-/// Buffers posted to the event and page request queues.
-const POSTED: u64 = 64;
 
 /// How a guest is made.
 #[derive(Debug, Clone)]
@@ -191,7 +186,7 @@ impl Driver {
             ram,
             options,
         });
-        let driver = Arc::new(Self { threads: start_threads(&kernel), kernel });
+        let driver = Arc::new(Self { threads: threads::start_threads(&kernel), kernel });
         if let Some(features) = driver.options.init {
             driver.init(features).expect("INIT");
         }
@@ -421,121 +416,4 @@ impl vnic_verbs::Kick for KickFd {
         // A full counter means that a notification is pending anyway.
         let _ = self.0.write(1);
     }
-}
-
-/// Serves one page request: what the kernel module's worker does.
-fn serve(kernel: &Kernel, request: PageRequest) {
-    locked(&kernel.page_requests).push(request);
-    let policy = Arc::clone(&kernel.policy.read().unwrap_or_else(PoisonError::into_inner));
-    let most = match policy(&request) {
-        FaultAnswer::Resolve => Some(u64::MAX),
-        FaultAnswer::ResolvePages(pages) => Some(pages),
-        FaultAnswer::Answer(code) => {
-            // The device may be gone already.
-            let _ = kernel.try_page_response(request.id.get(), code);
-            None
-        }
-        FaultAnswer::Ignore => None,
-    };
-    let Some(most) = most else { return };
-    let space = {
-        let spaces = kernel.spaces.read().unwrap_or_else(PoisonError::into_inner);
-        spaces.get(&request.pasid.get()).cloned()
-    };
-    let write = PageAccess::from_bits_retain(request.access.get()).contains(PageAccess::WRITE);
-    let (start, length) = (request.start.get(), request.length.get());
-    let code =
-        space.map_or(PageResponseCode::Gone, |space| space.fault_in(start, length, write, most));
-    let _ = kernel.try_page_response(request.id.get(), code);
-}
-
-/// What a driver thread waits for.
-#[derive(Clone, Copy)]
-enum Wake {
-    Called = 0,
-    Stop = 1,
-    HungUp = 2,
-}
-
-/// Calls `woken` whenever `call` or the end of the connection wakes the thread, until it stops.
-fn run_thread(kernel: &Kernel, call: &EventFd, socket: Option<RawFd>, mut woken: impl FnMut(bool)) {
-    let epoll = Epoll::new().expect("epoll");
-    let add = |fd, set, wake: Wake| {
-        epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(set, wake as u64)).expect("epoll_ctl");
-    };
-    add(call.as_raw_fd(), EventSet::IN, Wake::Called);
-    add(kernel.stop.as_raw_fd(), EventSet::IN, Wake::Stop);
-    if let Some(socket) = socket {
-        add(socket, EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ONE_SHOT, Wake::HungUp);
-    }
-    let mut ready = [EpollEvent::default(); 3];
-    loop {
-        let Ok(count) = epoll.wait(-1, &mut ready) else { continue };
-        let has = |wake: Wake| ready[..count].iter().any(|event| event.data() == wake as u64);
-        if has(Wake::Stop) {
-            return;
-        }
-        // Emptying the counter before looking at the queue: a later notification wakes us again.
-        let _ = call.read();
-        woken(has(Wake::HungUp));
-    }
-}
-
-/// Posts buffers of `T` and hands over what the device puts in, until the driver stops.
-fn receive<T: FromBytes>(kernel: &Kernel, queue: &Mutex<VirtQueue>, mut take: impl FnMut(T)) {
-    let size = size_of::<T>() as u64;
-    let buffers = kernel.ram.alloc(POSTED * size, Layout::Linear);
-    let mut at = HashMap::new();
-    let call = {
-        let mut queue = locked(queue);
-        for i in 0..POSTED {
-            let part = (buffers.gpa(i * size), size as u32, true);
-            at.insert(queue.push(&[part]).expect("room in an empty queue"), i * size);
-        }
-        queue.notify();
-        queue.call_fd().try_clone().expect("dup eventfd")
-    };
-    run_thread(kernel, &call, None, |_| {
-        loop {
-            let Some((head, len)) = locked(queue).pop() else { return };
-            let offset = at.remove(&head).expect("a buffer that was posted");
-            assert_eq!(u64::from(len), size, "the device fills a buffer");
-            let mut bytes = vec![0; size as usize];
-            buffers.read(offset, &mut bytes);
-            let mut queue = locked(queue);
-            let part = (buffers.gpa(offset), size as u32, true);
-            at.insert(queue.push(&[part]).expect("the place that was just freed"), offset);
-            queue.notify();
-            drop(queue);
-            let Ok(value) = T::read_from_bytes(&bytes) else { unreachable!("exact size") };
-            take(value);
-        }
-    });
-}
-
-fn start_threads(kernel: &Arc<Kernel>) -> Vec<JoinHandle<()>> {
-    let spawn = |name: &str, run: fn(&Kernel)| {
-        let kernel = Arc::clone(kernel);
-        let thread = std::thread::Builder::new().name(format!("guest-{name}"));
-        thread.spawn(move || run(&kernel)).expect("spawn a thread")
-    };
-    vec![
-        spawn("ctrl", |kernel| {
-            let call = locked(&kernel.ctrl).queue.call_fd().try_clone().expect("dup eventfd");
-            let socket =
-                locked(&kernel.connection).as_mut().map(|open| open.frontend().as_raw_fd());
-            run_thread(kernel, &call, socket, |hung_up| {
-                kernel.take_answers();
-                if hung_up {
-                    kernel.set_closed();
-                }
-            });
-        }),
-        spawn("event", |kernel| {
-            receive::<Event>(kernel, &kernel.events, |event| kernel.take_event(event));
-        }),
-        spawn("fault", |kernel| {
-            receive::<PageRequest>(kernel, &kernel.faults, |request| serve(kernel, request));
-        }),
-    ]
 }

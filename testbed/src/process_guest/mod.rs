@@ -8,7 +8,7 @@
 //!
 //! | module | plays |
 //! |---|---|
-//! | [`memory`] | the DIMMs and the page allocator |
+//! | [`memory`], [`mapping`] | the DIMMs, the page allocator, and this process's view of them |
 //! | [`page_table`] | the MMU's tables |
 //! | [`address_space`] | a process's `mm`: mappings, demand paging, invalidation |
 //! | [`virtqueue`], [`frontend`] | QEMU and the virtio transport |
@@ -23,6 +23,7 @@ pub mod address_space;
 pub mod daemon;
 pub mod driver;
 pub mod frontend;
+pub mod mapping;
 pub mod memory;
 pub mod page_table;
 pub mod verbs;

@@ -114,8 +114,11 @@ fn guests_come_and_go_in_any_order() {
             let first = *settled.get_or_insert_with(|| footprint(&daemon));
             // What a connection held goes a little after the connection.
             let limit = Instant::now() + Duration::from_secs(20);
-            while footprint(&daemon) != first {
+            loop {
                 let now = footprint(&daemon);
+                if now.0 <= first.0 && now.1 <= first.1 {
+                    break;
+                }
                 assert!(Instant::now() < limit, "round {round}: {now:?}, {first:?} at first");
                 std::thread::yield_now();
             }

@@ -7,6 +7,7 @@ mod common;
 mod hostile;
 mod hostile_rings;
 mod hostile_tables;
+mod hostile_values;
 mod lifecycle;
 mod limits;
 mod pages;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Demand paging: memory that is not there, that moves, and that goes away while in use.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vnic_abi::cqe::WcStatus;
 use vnic_abi::event::{PageAccess, PageRequest, PageResponseCode};
@@ -308,6 +309,74 @@ fn pages_move_under_traffic() {
         under_traffic(&pair, 40_000, |migrate| (0..200).for_each(|_| migrate()));
         pair.finish();
     }
+}
+
+#[test]
+fn a_page_is_ones_own_again_as_soon_as_it_was_taken_back() {
+    for workers in [1, 2] {
+        take_pages_back(Pair::with_workers(workers));
+    }
+}
+
+/// Takes the last page of a buffer that the device is writing to all the time, marks it at once, and
+/// looks at the mark when the device has noticed that the page is gone.
+fn take_pages_back(pair: Pair) {
+    const LEN: u64 = 64 << 10;
+    let (here, here_mr) = pair.a.region(LEN);
+    let (there, there_mr) = pair.b.region(LEN);
+    here.fill(1);
+    // Closed while the page is the guest's own: the fault handler waits.
+    let gate = Arc::new(Mutex::new(()));
+    let at_gate = Arc::clone(&gate);
+    pair.b.driver.set_fault_policy(move |_| {
+        drop(at_gate.lock());
+        FaultAnswer::Resolve
+    });
+    let stop = AtomicBool::new(false);
+    let completed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let (qa, _qb) = pair.qps();
+            let post = || {
+                let sge = here_mr.sge(here.addr(), LEN as u32);
+                qa.post_send(&SendWr::write(&[sge], there.addr(), there_mr.rkey()));
+            };
+            (0..32).for_each(|_| post());
+            // Relaxed: a flag and a count that carry nothing.
+            while !stop.load(Ordering::Relaxed) {
+                qa.send_cq.expect(0);
+                completed.fetch_add(1, Ordering::Relaxed);
+                post();
+            }
+            for _ in 0..32 {
+                qa.send_cq.expect(0);
+            }
+        });
+        let last = LEN - 4096;
+        for round in 0..300 {
+            let seen = pair.b.driver.page_requests().len();
+            let closed = gate.lock();
+            there.page_out_one(last);
+            there.write(last, &[9; 4096]);
+            while pair.b.driver.page_requests().len() == seen && !writer.is_finished() {
+                std::thread::yield_now();
+            }
+            let found = there.read(last, 4096);
+            drop(closed);
+            // The device is in full swing again before the next round.
+            let until = completed.load(Ordering::Relaxed) + 4 + round % 5;
+            while completed.load(Ordering::Relaxed) < until && !writer.is_finished() {
+                std::hint::spin_loop();
+            }
+            if found != [9; 4096] {
+                stop.store(true, Ordering::Relaxed);
+                panic!("round {round}: the device wrote to a page that was taken back");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop((here_mr, there_mr));
+    pair.finish();
 }
 
 #[test]
