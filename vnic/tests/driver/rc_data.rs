@@ -345,6 +345,35 @@ fn requests_of_a_queue_pair_take_effect_in_order() {
 }
 
 #[test]
+fn the_last_byte_of_a_write_arrives_last() {
+    let pair = Pair::new();
+    let (qa, qb) = pair.qps();
+    let (from, from_mr) = pair.a.region(1 << 20);
+    let (to, to_mr) = pair.b.region(1 << 20);
+    for round in 0..300_u64 {
+        let (_, at) = OFFSETS[round as usize % OFFSETS.len()];
+        let len = [2, 8, 63, 65, 200, 5000, 64 << 10, 300_001][round as usize % 8];
+        let mut data = pattern(round, len);
+        // Not what is there before.
+        *data.last_mut().expect("not empty") = 1 + (round % 100) as u8;
+        from.write(0, &data);
+        to.write(at, &vec![GUARD; len as usize]);
+        let sge = from_mr.sge(from.addr(), len as u32);
+        qa.post_send(&SendWr::write(&[sge], to.addr() + at, to_mr.rkey()).id(round));
+        let last = at + len - 1;
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while to.read(last, 1) == [GUARD] {
+            assert!(std::time::Instant::now() < limit, "the last byte never comes");
+        }
+        // Whoever polls the last byte takes the rest for granted.
+        assert_same(&to.read(at, len), &data, &format!("round {round}, {len} bytes"));
+        qa.send_cq.expect(round);
+    }
+    drop((qa, qb, from_mr, to_mr));
+    pair.finish();
+}
+
+#[test]
 fn a_region_may_have_addresses_of_its_own() {
     let pair = Pair::new();
     let (qa, qb) = pair.qps();
