@@ -160,7 +160,7 @@ static struct vnic_dev *vnic_dev_alloc(struct virtio_device *vdev)
 	INIT_WORK(&dev->dead_work, vnic_dead_work);
 	spin_lock_init(&dev->graveyard_lock);
 	INIT_LIST_HEAD(&dev->graveyard);
-	xa_init(&dev->pasids);
+	xa_init_flags(&dev->pasids, XA_FLAGS_LOCK_IRQ);
 	xa_init_flags(&dev->cqs, XA_FLAGS_ALLOC | XA_FLAGS_LOCK_IRQ);
 	xa_init_flags(&dev->qps, XA_FLAGS_ALLOC | XA_FLAGS_LOCK_IRQ);
 	vnic_ctrlq_init(dev);

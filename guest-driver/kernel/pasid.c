@@ -150,11 +150,11 @@ struct vnic_pasid *vnic_pasid_get(struct vnic_dev *dev, u32 id)
 {
 	struct vnic_pasid *pasid;
 
-	xa_lock(&dev->pasids);
+	xa_lock_irq(&dev->pasids);
 	pasid = xa_load(&dev->pasids, id);
 	if (pasid)
 		kref_get(&pasid->ref);
-	xa_unlock(&dev->pasids);
+	xa_unlock_irq(&dev->pasids);
 	return pasid;
 }
 
@@ -214,7 +214,7 @@ struct vnic_pasid *vnic_pasid_bind(struct vnic_dev *dev)
 	err = vnic_pasid_tell(pasid);
 	if (err)
 		goto err_notifier;
-	err = xa_insert(&dev->pasids, pasid->id, pasid, GFP_KERNEL_ACCOUNT);
+	err = xa_insert_irq(&dev->pasids, pasid->id, pasid, GFP_KERNEL_ACCOUNT);
 	if (err)
 		goto err_notifier;
 	atomic_inc(&dev->stats.pasid);
@@ -241,7 +241,7 @@ void vnic_pasid_unbind(struct vnic_pasid *pasid)
 	 * runs elsewhere; after this no callback runs.
 	 */
 	mmu_notifier_unregister(&pasid->mn, pasid->mm);
-	xa_erase(&dev->pasids, pasid->id);
+	xa_erase_irq(&dev->pasids, pasid->id);
 	vnic_mem_release(pasid->mem, pasid->lost);
 	atomic_dec(&dev->stats.pasid);
 	vnic_pasid_put(pasid);

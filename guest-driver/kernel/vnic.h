@@ -120,6 +120,7 @@ struct vnic_dev {
 
 	struct vnic_epoch_slot *epoch;	/* one page, written by the device */
 
+	/* All three are used with interrupts off. */
 	struct xarray pasids;		/* by PASID */
 	struct xarray cqs;		/* by cookie; xa_lock held in handlers */
 	struct xarray qps;		/* likewise */
