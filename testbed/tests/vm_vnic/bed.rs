@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A pair of guests on a daemon, what a test asks of it, and what is said when it fails.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use vnic_testbed::{
+    daemon::{CONTROL, DaemonConfig},
+    guest::Guest,
+    provision::{
+        Provision,
+        cache::Key,
+        image::{Image, Overlay},
+        kernel::{Kernel, Series},
+        root::Access,
+        workspace::Workspace,
+    },
+    topology::{ADDRESSES, NETDEV, Pair, PairConfig},
+    vm::{Accelerator, Link, Vm, VmConfig},
+    workload::{
+        pingpong,
+        rdma::{Device, wait_until_ready},
+        vnic,
+    },
+};
+
+use crate::counters::Status;
+
+/// Longest time for anything that takes a moment on an idle machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The verbs program of these tests, in the guests.
+pub const SHELL: &str = "/usr/bin/verbs-shell";
+
+/// How a kernel says that something is wrong with it. Memory debugging says "BUG", too.
+const COMPLAINTS: [&str; 12] = [
+    "WARNING:",
+    "BUG:",
+    "BUG ",
+    "Oops",
+    "Call Trace:",
+    "general protection fault",
+    "refcount_t:",
+    "possible circular locking",
+    "possible recursive locking",
+    "suspicious RCU usage",
+    "blocked for more than",
+    "unregister_netdevice: waiting",
+];
+
+/// What a pair is made of, so that a machine can be added to it later.
+pub struct Bed {
+    provision: Provision,
+    image: Image,
+    config: PairConfig,
+    program: PathBuf,
+    /// The guests and the daemon.
+    pub pair: Pair,
+}
+
+/// Boots a pair with the driver in its image but not loaded, and runs `test` on it. A failure
+/// shows all logs; a success needs kernels without complaints.
+pub fn with_pair(
+    series: Series,
+    kernel_arguments: &str,
+    test: impl FnOnce(&mut Bed) -> Result<()>,
+) -> Result<()> {
+    // One pair already spins on every processor of a small machine.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bed = Bed::boot(series, kernel_arguments)?;
+    let ended = test(&mut bed).and_then(|()| bed.kernels_are_content());
+    if ended.is_err() {
+        bed.show_logs();
+    }
+    ended
+}
+
+impl Bed {
+    fn boot(series: Series, kernel_arguments: &str) -> Result<Self> {
+        let workspace = Workspace::here();
+        let program = workspace.target().join("release/vnic");
+        ensure!(
+            program.exists(),
+            "there is no {}: `cargo xtask test` builds it, or `cargo build --release -p vnic`",
+            program.display()
+        );
+        let provision = Provision::prepare(workspace)?;
+        let kernel = provision.kernel(series)?;
+        let image = image(&provision, &kernel)?;
+        let mut config = PairConfig::new(Accelerator::choose(&provision, &image)?);
+        config.daemon = Some(DaemonConfig::vnic(&program));
+        config.kernel_arguments = kernel_arguments.into();
+        let pair = Pair::boot(&provision.qemu, &image, &config)?;
+        Ok(Self { provision, image, config, program, pair })
+    }
+
+    /// The left guest.
+    pub fn left(&self) -> &Guest {
+        self.pair.left.guest()
+    }
+
+    /// The right guest.
+    pub fn right(&self) -> &Guest {
+        self.pair.right.guest()
+    }
+
+    /// Loads the module in both guests.
+    pub fn load(&self) -> Result<[Device; 2]> {
+        Ok(vnic::set_up(&self.pair)?)
+    }
+
+    /// Boots another machine in the place of one that is gone: 0 for the left, 1 for the right.
+    pub fn boot_again(&mut self, side: usize, name: &str) -> Result<Device> {
+        let daemon = self.pair.daemon.as_ref().context("the daemon has been stopped")?;
+        let port = &daemon.ports()[side];
+        let mut config = VmConfig::new(name, self.config.accelerator);
+        config.memory = self.config.memory;
+        let socket = self.pair.run.socket("network")?;
+        config.link = Some(Link { socket, serves: side == 0, mac: port.mac });
+        config.vnics = vec![port.socket.clone()];
+        let vm = Vm::boot(&self.provision.qemu, &self.image, &self.pair.run, &config)?;
+        let address = ADDRESSES[side];
+        vm.guest()
+            .shell(format!(
+                "set -e; sysctl -qw net.ipv6.conf.{NETDEV}.accept_dad=0; \
+                 ip link set {NETDEV} up; ip addr add {address}/24 dev {NETDEV}; \
+                 modprobe {}",
+                vnic::MODULE
+            ))
+            .limit(LIMIT)
+            .run()?;
+        let device = wait_until_ready(vm.guest(), vnic::NAME, address, LIMIT)?;
+        *if side == 0 { &mut self.pair.left } else { &mut self.pair.right } = vm;
+        Ok(device)
+    }
+
+    /// What the daemon says of itself. That it says it in time shows that it is well.
+    pub fn status(&self) -> Result<Status> {
+        // A daemon that hangs must not hang the test.
+        let mut ask = Command::new("timeout");
+        ask.arg("20").arg(&self.program).args(["status", "--json", "--socket"]);
+        let output = ask.arg(self.pair.run.path().join(CONTROL)).output()?;
+        ensure!(
+            output.status.success(),
+            "`vnic status` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Status::read(&output.stdout)
+    }
+
+    /// Messages in both directions, with their contents checked.
+    pub fn ping_pong(&self, devices: &[Device; 2]) -> Result<()> {
+        let options =
+            pingpong::Options { bytes: 16 << 10, iterations: 20, check: true, events: false };
+        pingpong::run(&self.pair, devices, &options, LIMIT)?;
+        Ok(())
+    }
+
+    fn kernels_are_content(&self) -> Result<()> {
+        self.pair.guests().into_iter().try_for_each(kernel_is_content)
+    }
+
+    fn show_logs(&self) {
+        for guest in self.pair.guests() {
+            if let Ok(text) = guest.dmesg() {
+                show(&format!("dmesg of {}", guest.name()), &text);
+            }
+        }
+        for (name, text) in self.pair.logs() {
+            show(&name, &text);
+        }
+        match self.status() {
+            Ok(status) => eprintln!("--- status of the daemon:\n{status:#?}"),
+            Err(error) => eprintln!("--- status of the daemon: {error}"),
+        }
+    }
+}
+
+/// Fails if the kernel of a guest has complained about anything.
+pub fn kernel_is_content(guest: &Guest) -> Result<()> {
+    let log = guest.dmesg()?;
+    let complaint = |line: &&str| COMPLAINTS.iter().any(|complaint| line.contains(complaint));
+    match log.lines().find(complaint) {
+        Some(line) => bail!("the kernel of guest {} complained: {line}", guest.name()),
+        None => Ok(()),
+    }
+}
+
+fn show(name: &str, text: &str) {
+    let lines = text.lines().collect::<Vec<_>>();
+    eprintln!("--- {name}:\n{}", lines[lines.len().saturating_sub(80)..].join("\n"));
+}
+
+/// Asks again and again until the answer is `Some`, for [`LIMIT`]; then the last refusal is told.
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Result<T, String>>) -> Result<T> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        match ask()? {
+            Ok(answer) => return Ok(answer),
+            Err(seen) if Instant::now() >= end => bail!("{what} not within {LIMIT:?}: {seen}"),
+            // Only how often is asked; what is right does not depend on it.
+            Err(_) => thread::sleep(Duration::from_millis(30)),
+        }
+    }
+}
+
+fn image(provision: &Provision, kernel: &Kernel) -> Result<Image> {
+    let mut overlays = provision.build_provider()?.overlays()?;
+    for module in provision.build_kmod(kernel)? {
+        overlays.push(Overlay::module(kernel, &module)?);
+    }
+    overlays.push(Overlay::host(SHELL, &build_shell(provision)?)?);
+    Ok(provision.image(kernel, &overlays)?)
+}
+
+/// Compiles the verbs program in the Debian root, or finds the one compiled before.
+fn build_shell(provision: &Provision) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-programs");
+    let key = Key::new("guest-programs", 1).text(&provision.root().key()).path(&source)?;
+    let mut refused = None;
+    let built = provision.cache().get("guest-programs", &key, |at| {
+        let root = provision.root().inside();
+        let root = root.mount(&source, "source", Access::ReadOnly);
+        let root = root.mount(at, "built", Access::ReadWrite);
+        let arguments = ["-O2", "-Wall", "-Wextra", "-Werror", "-o", "/host/built/verbs-shell"];
+        let files = ["/host/source/verbs-shell.c", "-libverbs"];
+        let mut gcc = root.command("gcc", &[&arguments[..], &files[..]].concat());
+        let output = gcc.output().map_err(|source| vnic_testbed::Error::Io {
+            doing: "compile verbs-shell.c".into(),
+            source,
+        })?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            refused = Some(text.clone());
+            return Err(vnic_testbed::Error::Unfit { what: text, mend: "Mend it".into() });
+        }
+        Ok(())
+    });
+    match refused {
+        Some(text) => bail!("gcc refuses verbs-shell.c:\n{text}"),
+        None => Ok(built?.join("verbs-shell")),
+    }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The module is loaded and unloaded again and again.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context, Result, ensure};
+use vnic_testbed::{
+    guest::Guest,
+    provision::kernel::Series,
+    topology::ADDRESSES,
+    workload::{rdma::wait_until_ready, vnic},
+};
+
+use crate::{
+    bed::{Bed, LIMIT, kernel_is_content, until, with_pair},
+    counters::{held_by_module, nothing_is_held},
+    shell::Shell,
+};
+
+const LOADS: u64 = 50;
+
+/// Loads before the first look at the memory, since caches fill up at first.
+const WARM_UP: u64 = 10;
+
+/// Every object has a cache of its own kind, is counted exactly, and is checked when it is freed.
+const MEMORY_DEBUGGING: &str = "slab_nomerge slub_debug=FZP";
+
+pub fn fifty_times(series: Series) -> Result<()> {
+    with_pair(series, MEMORY_DEBUGGING, |bed| {
+        for _ in 0..WARM_UP {
+            load_and_unload(bed)?;
+        }
+        let (daemon, memory) = (Daemon::now(bed)?, Memory::now(bed.left())?);
+        for _ in WARM_UP..LOADS {
+            load_and_unload(bed)?;
+        }
+        nothing_is_lost(bed.left(), &memory)?;
+        until("the daemon's descriptors and threads gone", || {
+            let now = Daemon::now(bed)?;
+            let well = now.descriptors <= daemon.descriptors && now.threads <= daemon.threads;
+            Ok(if well { Ok(()) } else { Err(format!("{daemon:?} before, {now:?} now")) })
+        })?;
+        ensure!(bed.status()?.port(0).connections == 1, "the machine had to connect again");
+        let devices = bed.load()?;
+        bed.ping_pong(&devices)
+    })
+}
+
+/// One time, with a program that leaves its objects behind.
+fn load_and_unload(bed: &Bed) -> Result<()> {
+    let guest = bed.left();
+    guest.run(["modprobe", vnic::MODULE], LIMIT)?;
+    let device = wait_until_ready(guest, vnic::NAME, ADDRESSES[0], LIMIT)?;
+    ensure!(bed.status()?.port(0).driver, "the daemon knows no driver");
+
+    let shell = Shell::start(guest, &device, "load")?;
+    shell.say("hold 2")?;
+    let held = held_by_module(guest)?;
+    ensure!(held.contains(&("mr", 2)) && held.contains(&("qp", 2)), "the module holds {held:?}");
+    let held = bed.status()?.port(0).holds()?;
+    ensure!(held.contains(&("mrs", 2)) && held.contains(&("qps", 2)), "the daemon holds {held:?}");
+    shell.leave("exit")?;
+    nothing_is_held(bed, 0)?;
+
+    guest.run(["modprobe", "-r", vnic::MODULE], LIMIT)?;
+    let gone = guest.shell(format!("test ! -e /sys/module/{}", vnic::MODULE));
+    gone.limit(LIMIT).run()?;
+    let status = bed.status()?;
+    let (driver, held) = (status.port(0).driver, status.port(0).holds()?);
+    ensure!(!driver && held.is_empty(), "the daemon: driver {driver}, holds {held:?}");
+    kernel_is_content(guest)
+}
+
+/// Fails if memory has gone that comes to one object or page for each load.
+fn nothing_is_lost(guest: &Guest, before: &Memory) -> Result<()> {
+    let limit = (LOADS - WARM_UP) as i64;
+    // What is freed after a grace period may still be there.
+    until("all memory given back", || {
+        let now = Memory::now(guest)?;
+        let grown = now.objects.iter().map(|(name, count)| {
+            (name.as_str(), count - before.objects.get(name).copied().unwrap_or(0))
+        });
+        let grown = grown.filter(|(_, by)| *by >= limit).collect::<Vec<_>>();
+        let pages = now.pages - before.pages;
+        eprintln!("after {limit} loads: {pages} pages more, grown caches {grown:?}");
+        Ok(if grown.is_empty() && pages < limit {
+            Ok(())
+        } else {
+            Err(format!("{pages} pages more, and objects: {grown:?}"))
+        })
+    })
+}
+
+/// What the kernel of a guest has given out.
+struct Memory {
+    /// Objects by slab cache.
+    objects: BTreeMap<String, i64>,
+    /// Pages that belong to nothing that the kernel counts, as pages of a driver do.
+    pages: i64,
+}
+
+impl Memory {
+    fn now(guest: &Guest) -> Result<Self> {
+        let drop = "echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory";
+        guest.shell(drop).limit(LIMIT).run()?;
+        let slabs = guest.read_text("/proc/slabinfo")?;
+        let lines = slabs.lines().filter(|line| !line.starts_with('#')).skip(1);
+        let objects = lines.filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_string(), words.next()?.parse().ok()?))
+        });
+        Ok(Self { objects: objects.collect(), pages: uncounted_pages(guest)? })
+    }
+}
+
+fn uncounted_pages(guest: &Guest) -> Result<i64> {
+    const COUNTED: [&str; 11] = [
+        "MemFree",
+        "Buffers",
+        "Cached",
+        "SwapCached",
+        "AnonPages",
+        "Slab",
+        "KernelStack",
+        "PageTables",
+        "SecPageTables",
+        "VmallocUsed",
+        "Percpu",
+    ];
+    let text = guest.read_text("/proc/meminfo")?;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let value = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<i64>().ok());
+        value.with_context(|| format!("no {name} in\n{text}"))
+    };
+    let counted = COUNTED.into_iter().map(value).sum::<Result<i64>>()?;
+    // Free pages that a processor keeps for itself are not in MemFree.
+    let zones = guest.read_text("/proc/zoneinfo")?;
+    let kept = zones.lines().filter_map(|line| line.trim().strip_prefix("count:"));
+    let kept = kept.map(|count| Ok(count.trim().parse::<i64>()?)).sum::<Result<i64>>()?;
+    Ok((value("MemTotal")? - counted) / 4 - kept)
+}
+
+/// What the daemon has of the host.
+#[derive(Debug)]
+struct Daemon {
+    descriptors: usize,
+    threads: usize,
+}
+
+impl Daemon {
+    fn now(bed: &Bed) -> Result<Self> {
+        let pid = bed.pair.daemon.as_ref().context("no daemon")?.pid();
+        let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map(Iterator::count);
+        Ok(Self { descriptors: count("fd")?, threads: count("task")? })
+    }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The vNIC in real guests, with both kernels: stock programs, memory that is not there yet, and
+//! every way for programs, modules, machines and the daemon to come and go.
+
+mod bed;
+mod counters;
+mod going;
+mod loading;
+mod machines;
+mod memory;
+mod programs;
+mod shell;
+
+/// Names a test for each guest kernel.
+macro_rules! with_both_kernels {
+    ($($name:path as $stable:ident, $backports:ident;)*) => {$(
+        #[test]
+        fn $stable() -> anyhow::Result<()> {
+            $name(vnic_testbed::provision::kernel::Series::Stable)
+        }
+
+        #[test]
+        fn $backports() -> anyhow::Result<()> {
+            $name(vnic_testbed::provision::kernel::Series::Backports)
+        }
+    )*};
+}
+
+with_both_kernels! {
+    programs::run_unmodified as programs_run_unmodified_6_12, programs_run_unmodified_7_3;
+    memory::is_not_pinned as memory_is_not_pinned_6_12, memory_is_not_pinned_7_3;
+    loading::fifty_times as the_module_loads_fifty_times_6_12, the_module_loads_fifty_times_7_3;
+    going::frees_everything as programs_that_go_free_everything_6_12,
+        programs_that_go_free_everything_7_3;
+    machines::come_and_go as machines_come_and_go_6_12, machines_come_and_go_7_3;
+}
