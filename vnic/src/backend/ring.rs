@@ -198,3 +198,32 @@ fn unblock(file: File) -> File {
     }
     file
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    #[test]
+    fn a_kick_that_somebody_else_consumed_neither_blocks_nor_fails() {
+        let ring = Ring::new(Memory::new(GuestMemoryMmap::new()), 16).unwrap();
+        ring.set_enabled(true);
+        let kick = File::from(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        ring.set_kick(Some(kick.try_clone().unwrap()));
+        assert!(!ring.read_kick().unwrap());
+        (&kick).write_all(&1u64.to_ne_bytes()).unwrap();
+        assert!(ring.read_kick().unwrap());
+    }
+
+    #[test]
+    fn an_interrupt_that_is_pending_already_does_not_block() {
+        let ring = Ring::new(Memory::new(GuestMemoryMmap::new()), 16).unwrap();
+        let call = File::from(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        ring.set_call(Some(call.try_clone().unwrap()));
+        (&call).write_all(&(u64::MAX - 1).to_ne_bytes()).unwrap();
+        ring.interrupt();
+    }
+}
