@@ -83,6 +83,7 @@ impl Args {
             programs,
             sizes,
             iterations: self.iterations,
+            sweep: self.sizes.is_empty() && !self.full && !self.quick,
             goal: GOALS[usize::from(self.full)],
             rxe: !self.no_rxe,
             tcp: !self.no_tcp,
@@ -171,7 +172,7 @@ mod tests {
         let options = options(&[]).unwrap();
         assert_eq!(options.programs, Program::ALL);
         assert_eq!(options.sizes, Sizes::steps());
-        assert!(options.rxe && options.tcp && options.iterations.is_none());
+        assert!(options.sweep && options.rxe && options.tcp && options.iterations.is_none());
     }
 
     #[test]
@@ -188,7 +189,7 @@ mod tests {
         let options = options.unwrap();
         assert_eq!(options.programs, [Program::WriteLat, Program::WriteBw]);
         assert_eq!(options.sizes.latency, [2, 1 << 20]);
-        assert!(!options.rxe && options.series == Series::Backports);
+        assert!(!options.sweep && !options.rxe && options.series == Series::Backports);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::program::{Program, Transport};
 use crate::workload::{
     perftest::{Bandwidth, Latency},
+    qperf::Stream,
     tcp::PingPong,
 };
 
@@ -111,6 +112,13 @@ impl Measurement {
             p999: None,
             max: result.max,
         };
+        let (bytes, iterations) = (result.bytes, result.iterations);
+        Self { program: None, transport: Transport::Tcp, bytes, iterations, values }
+    }
+
+    /// From a TCP stream.
+    pub fn tcp_bandwidth(result: &Stream) -> Self {
+        let values = Values::Bandwidth { average: result.average, message_rate: None };
         let (bytes, iterations) = (result.bytes, result.iterations);
         Self { program: None, transport: Transport::Tcp, bytes, iterations, values }
     }

@@ -26,8 +26,8 @@ impl Sizes {
     /// From 2 B to 1 MiB, or 8 MiB for bandwidth, in steps that leave a run short.
     pub fn steps() -> Self {
         Self {
-            latency: vec![2, 64, 1 << 10, 8 << 10, 64 << 10, 1 << 20],
-            bandwidth: vec![2, 64, 1 << 10, 8 << 10, 64 << 10, 1 << 20, 8 << 20],
+            latency: vec![2, 64, 4 << 10, 64 << 10, 1 << 20],
+            bandwidth: vec![2, 64, 4 << 10, 64 << 10, 1 << 20, 8 << 20],
         }
     }
 
@@ -100,6 +100,7 @@ mod tests {
             {
                 assert_eq!((list[0], *list.last().unwrap()), (2, limit));
                 assert!(list.is_sorted_by(|a, b| a < b));
+                assert!(list.iter().all(|bytes| bytes.is_power_of_two()));
             }
         }
         assert_eq!(Sizes::full().latency.len(), 20);

@@ -4,7 +4,7 @@
 //! - [`Report`] is the whole of it, and `report.json` is its serialised form.
 //! - [`environment`]: the machine and the versions that the numbers belong to.
 //! - [`table`]: the comparison, the same on a terminal and in `report.md`.
-//! - [`markdown`]: `report.md`.
+//! - [`markdown`] writes `report.md`.
 
 pub mod environment;
 pub mod markdown;

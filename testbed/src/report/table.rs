@@ -77,7 +77,7 @@ pub fn render(report: &Report, style: Style) -> String {
 fn without_inner_rules(text: &str) -> String {
     let rule = |line: &str| line.starts_with('─');
     let kept = text.lines().filter(|line| !rule(line)).collect::<Vec<_>>();
-    kept.join("\n")
+    kept.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 struct Row {
@@ -89,9 +89,11 @@ fn rows(report: &Report) -> Vec<Row> {
     let mut rows = Vec::new();
     for &program in &report.settings.programs {
         let mut all = report.settings.sizes.of(program.kind()).to_vec();
-        // A ping-pong has sizes of its own.
-        let own = report.measurements.iter().filter(|m| m.program == Some(program));
-        all.extend(own.map(|measurement| measurement.bytes));
+        // A ping-pong has sizes of its own; of others more may have been measured than was asked.
+        if program.kind() == Kind::PingPong {
+            let own = report.measurements.iter().filter(|m| m.program == Some(program));
+            all.extend(own.map(|measurement| measurement.bytes));
+        }
         all.sort_unstable();
         all.dedup();
         rows.extend(all.into_iter().map(|bytes| row(report, program, bytes)));
@@ -128,14 +130,19 @@ fn tcp_of(report: &Report, program: Program, bytes: u64) -> Option<&Measurement>
     if !program.compares_with_tcp() {
         return None;
     }
-    let kind = program.kind();
+    let bytes = match program.kind() {
+        Kind::Latency => tcp::stand_in(bytes)?,
+        _ => bytes,
+    };
     report.measurements.iter().find(|measurement| {
-        let bytes = match measurement.values {
-            Values::Latency { .. } if kind == Kind::Latency => bytes.max(tcp::LEAST_BYTES),
-            Values::Bandwidth { .. } if kind == Kind::Bandwidth => bytes,
-            _ => return false,
+        let kind = match measurement.values {
+            Values::Latency { .. } => Kind::Latency,
+            Values::RoundTrip { .. } => Kind::PingPong,
+            Values::Bandwidth { .. } => Kind::Bandwidth,
         };
-        measurement.transport == Transport::Tcp && measurement.bytes == bytes
+        measurement.transport == Transport::Tcp
+            && measurement.bytes == bytes
+            && kind == program.kind()
     })
 }
 

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use super::{Failed, Run};
+use super::{Failed, Options, Run};
 use crate::{
     error::{Error, Result},
     measure::{Kind, Measurement, Pace, Program, Transport, Values, sizes},
+    topology::Pair,
     workload::{perftest, qperf, rdma::Device, tcp},
 };
 
@@ -22,6 +23,10 @@ const LEAST: (u64, u64) = (10, 5);
 
 const MOST: u64 = 10_000;
 
+/// Iterations of each size when all are measured at once, over the vNIC and over rxe: 16 MiB move
+/// with each.
+const SWEEP: (u64, u64) = (500, 10);
+
 impl Run<'_> {
     /// All sizes of one program over one device.
     pub(super) fn perftest(
@@ -30,6 +35,9 @@ impl Run<'_> {
         transport: Transport,
         devices: &[Device; 2],
     ) -> std::result::Result<(), Failed> {
+        if sweeps(self.options, program.kind()) {
+            return self.sweep(program, transport, devices);
+        }
         let kind = program.kind();
         let least = if kind == Kind::Latency { LEAST.0 } else { LEAST.1 };
         let mut pace = Pace::new(self.options.goal, least, MOST, self.options.iterations);
@@ -39,13 +47,10 @@ impl Run<'_> {
             let measurement = self.stage(name, |run| {
                 let (size, count) = (bytes.to_string(), iterations.to_string());
                 let arguments = ["-s", &size, "-n", &count];
-                let (pair, name) = (run.pair, program.name());
-                if kind == Kind::Latency {
-                    let rows = perftest::latency(pair, devices, name, &arguments, LIMIT)?;
-                    Ok(Measurement::latency(program, transport, only(program, &rows)?))
-                } else {
-                    let rows = perftest::bandwidth(pair, devices, name, &arguments, LIMIT)?;
-                    Ok(Measurement::bandwidth(program, transport, only(program, &rows)?))
+                let mut rows = rows(run.pair, program, transport, devices, &arguments)?;
+                match (rows.len(), rows.pop()) {
+                    (1, Some(row)) if row.bytes == bytes => Ok(row),
+                    _ => Err(other_rows(program, "it has not one row for the size")),
                 }
             })?;
             pace.measured(bytes, each(program, &measurement));
@@ -54,28 +59,46 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// All powers of two at once, which saves the second that a bandwidth program takes to start.
+    fn sweep(
+        &mut self,
+        program: Program,
+        transport: Transport,
+        devices: &[Device; 2],
+    ) -> std::result::Result<(), Failed> {
+        let usual = if transport == Transport::Rxe { SWEEP.1 } else { SWEEP.0 };
+        let count = self.options.iterations.unwrap_or(usual).to_string();
+        let rows = self.stage(format!("{program} -a over {transport}"), |run| {
+            let rows = rows(run.pair, program, transport, devices, &["-a", "-n", &count])?;
+            let wanted = run.options.sizes.of(program.kind());
+            if wanted.iter().all(|bytes| rows.iter().any(|row| row.bytes == *bytes)) {
+                Ok(rows)
+            } else {
+                Err(other_rows(program, "it has no row for some of the sizes"))
+            }
+        })?;
+        self.report.measurements.extend(rows);
+        Ok(())
+    }
+
     /// All sizes over TCP.
     pub(super) fn tcp(&mut self, kind: Kind) -> std::result::Result<(), Failed> {
         let name = if kind == Kind::Latency { "sockperf ping-pong" } else { "qperf tcp_bw" };
         self.progress.group(name.into());
-        for &bytes in self.options.sizes.of(kind) {
+        let mut server = None;
+        for bytes in tcp_sizes(self.options, kind) {
             let name = format!("{name}, {}", sizes::text(bytes));
             let measurement = self.stage(name, |run| {
                 if kind == Kind::Latency {
-                    let bytes = bytes.max(tcp::LEAST_BYTES);
-                    let result = tcp::ping_pong(run.pair, bytes, TCP_SECONDS)?;
+                    let server = match &server {
+                        Some(server) => server,
+                        None => server.insert(tcp::Server::start(run.pair)?),
+                    };
+                    let result = server.ping_pong(bytes, TCP_SECONDS)?;
                     return Ok(Measurement::tcp_latency(&result));
                 }
                 let result = qperf::stream(run.pair, bytes, TCP_SECONDS)?;
-                let (bytes, iterations) = (result.bytes, result.iterations);
-                let values = Values::Bandwidth { average: result.average, message_rate: None };
-                Ok(Measurement {
-                    program: None,
-                    transport: Transport::Tcp,
-                    bytes,
-                    iterations,
-                    values,
-                })
+                Ok(Measurement::tcp_bandwidth(&result))
             })?;
             self.report.measurements.push(measurement);
         }
@@ -83,12 +106,43 @@ impl Run<'_> {
     }
 }
 
-fn only<T>(program: Program, rows: &[T]) -> Result<&T> {
-    let [row] = rows else {
-        let what = format!("it has {} rows for one size", rows.len());
-        return Err(Error::Unread { program: program.name().into(), what, output: String::new() });
+/// The sizes that TCP is measured with, each once.
+pub(super) fn tcp_sizes(options: &Options, kind: Kind) -> Vec<u64> {
+    if !options.needs_tcp(kind) {
+        return Vec::new();
+    }
+    let sizes = options.sizes.of(kind).iter().copied();
+    let mut sizes = match kind {
+        Kind::Latency => sizes.filter_map(tcp::stand_in).collect::<Vec<_>>(),
+        _ => sizes.collect(),
     };
-    Ok(row)
+    sizes.dedup();
+    sizes
+}
+
+/// Whether one run measures all sizes of this kind of program.
+pub(super) fn sweeps(options: &Options, kind: Kind) -> bool {
+    kind == Kind::Bandwidth && options.sweep
+}
+
+fn rows(
+    pair: &Pair,
+    program: Program,
+    transport: Transport,
+    devices: &[Device; 2],
+    arguments: &[&str],
+) -> Result<Vec<Measurement>> {
+    let name = program.name();
+    if program.kind() == Kind::Latency {
+        let rows = perftest::latency(pair, devices, name, arguments, LIMIT)?;
+        return Ok(rows.iter().map(|row| Measurement::latency(program, transport, row)).collect());
+    }
+    let rows = perftest::bandwidth(pair, devices, name, arguments, LIMIT)?;
+    Ok(rows.iter().map(|row| Measurement::bandwidth(program, transport, row)).collect())
+}
+
+fn other_rows(program: Program, what: &str) -> Error {
+    Error::Unread { program: program.name().into(), what: what.into(), output: String::new() }
 }
 
 /// How long one iteration took from its start to the next.

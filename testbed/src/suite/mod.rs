@@ -47,6 +47,9 @@ pub struct Options {
     pub iterations: Option<u64>,
     /// About how long one measurement takes.
     pub goal: Duration,
+    /// Whether bandwidth programs measure all powers of two in one run, which is quicker and less
+    /// steady than a run for each size. The sizes must be powers of two then.
+    pub sweep: bool,
     /// Whether the programs also run over rxe.
     pub rxe: bool,
     /// Whether TCP is measured beside them.
@@ -154,9 +157,7 @@ impl Run<'_> {
             }
         }
         for kind in [Kind::Latency, Kind::Bandwidth] {
-            if self.options.needs_tcp(kind) {
-                self.tcp(kind)?;
-            }
+            self.tcp(kind)?;
         }
         Ok(())
     }
@@ -197,10 +198,10 @@ fn steps(options: &Options) -> u64 {
     let programs = options.programs.iter().map(|program| match program.kind() {
         Kind::Show => 1,
         Kind::PingPong => rdma * checks::PING_PONGS.len(),
+        kind if measured::sweeps(options, kind) => rdma,
         kind => rdma * options.sizes.of(kind).len(),
     });
-    let tcp = [Kind::Latency, Kind::Bandwidth].into_iter().filter(|kind| options.needs_tcp(*kind));
-    let tcp = tcp.map(|kind| options.sizes.of(kind).len());
+    let tcp = [Kind::Latency, Kind::Bandwidth].map(|kind| measured::tcp_sizes(options, kind).len());
     // Setting up each device, and looking at the kernels' logs at the end.
     (programs.chain(tcp).sum::<usize>() + rdma + 1) as u64
 }

@@ -3,7 +3,7 @@
 
 use super::Options;
 use crate::{
-    measure::{Kind, Transport, Values, sizes},
+    measure::{Kind, Transport, Values},
     report::Report,
     workload::tcp,
 };
@@ -36,11 +36,15 @@ pub(super) fn of(report: &Report, options: &Options) -> Vec<String> {
                 .into(),
         );
     }
-    let small = options.sizes.of(Kind::Latency).iter().any(|&bytes| bytes < tcp::LEAST_BYTES);
-    if small && options.needs_tcp(Kind::Latency) {
+    let latency = options.sizes.of(Kind::Latency);
+    if options.needs_tcp(Kind::Latency)
+        && latency.iter().any(|&bytes| tcp::stand_in(bytes) != Some(bytes))
+    {
         notes.push(format!(
-            "The smallest message of sockperf has {}, which stand for all smaller sizes.",
-            sizes::text(tcp::LEAST_BYTES)
+            "The messages of sockperf have {} to {} bytes: the smallest stand for all smaller \
+             sizes, the largest for 1 MiB, and none for more.",
+            tcp::BYTES.start(),
+            tcp::BYTES.end(),
         ));
     }
     let few = report.measurements.iter().any(|measurement| {

@@ -34,9 +34,9 @@ pub fn stream(pair: &Pair, bytes: u64, seconds: u32) -> Result<Stream> {
     let (listen, size, time) = (port.to_string(), bytes.to_string(), seconds.to_string());
     let server = left.command(["qperf", "-lp", &listen]).spawn()?;
     let server = wait_until_listening(left, server, port, SERVER_LIMIT)?;
-    // Verbose and in plain units: -vvs tells how many messages there were, -uu keeps to bytes.
+    // -vvs tells how many messages there were, -uu keeps to plain bytes.
     let client = ["qperf", ADDRESSES[0], "-lp", &listen, "-ip", &data, "-t", &time, "-m", &size];
-    let client = client.into_iter().chain(["-uu", "-vs", "tcp_bw"]);
+    let client = client.into_iter().chain(["-uu", "-vvs", "tcp_bw"]);
     let limit = SERVER_LIMIT + Duration::from_secs(u64::from(seconds));
     let output = right.command(client).limit(limit).run()?;
     // The server never ends by itself; dropping it ends it.

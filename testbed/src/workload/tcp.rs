@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! TCP ping-pong over the guests' virtio network card, by sockperf.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::server::{fresh_port, wait_until_listening};
 use crate::{
     error::{Error, Result},
+    guest::Running,
     topology::{ADDRESSES, Pair},
 };
 
-/// The smallest message that sockperf sends: its header.
-pub const LEAST_BYTES: u64 = 14;
+/// Sizes of the messages that sockperf sends; the smallest is its header.
+pub const BYTES: RangeInclusive<u64> = 14..=(1 << 20) - 1;
+
+/// The size that stands for messages of `bytes`, if there is one: the smallest for all below it,
+/// the largest for 1 MiB, which is one byte more.
+pub fn stand_in(bytes: u64) -> Option<u64> {
+    (bytes <= BYTES.end() + 1).then(|| bytes.clamp(*BYTES.start(), *BYTES.end()))
+}
 
 const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,24 +42,53 @@ pub struct PingPong {
     pub p99: f64,
 }
 
-/// Plays ping-pong with messages of `bytes` ([`LEAST_BYTES`] at least) for `seconds`.
+/// A server in the left guest, ended when it is dropped. It serves any number of ping-pongs, one
+/// after the other; to start it takes longer than to play.
+#[derive(Debug)]
+pub struct Server<'a> {
+    pair: &'a Pair,
+    port: String,
+    _running: Running,
+}
+
+impl<'a> Server<'a> {
+    /// Starts it and waits until it listens.
+    ///
+    /// # Errors
+    /// When it ends or does not listen in time.
+    pub fn start(pair: &'a Pair) -> Result<Self> {
+        let [left, _] = pair.guests();
+        let number = fresh_port();
+        let port = number.to_string();
+        let address = ["--tcp", "-i", ADDRESSES[0], "-p", &port];
+        let server =
+            left.command(["sockperf", "server"].iter().chain(&address).copied()).spawn()?;
+        let server = wait_until_listening(left, server, number, SERVER_LIMIT)?;
+        Ok(Self { pair, port, _running: server })
+    }
+
+    /// Plays ping-pong with messages of `bytes`, one of [`BYTES`], for `seconds`.
+    ///
+    /// # Errors
+    /// When the client fails, or a message was lost.
+    pub fn ping_pong(&self, bytes: u64, seconds: u32) -> Result<PingPong> {
+        let [_, right] = self.pair.guests();
+        let (size, time) = (bytes.to_string(), seconds.to_string());
+        let address = ["--tcp", "-i", ADDRESSES[0], "-p", &self.port];
+        let size = ["-m", &size, "-t", &time];
+        let client = ["sockperf", "ping-pong"].iter().chain(&address).chain(&size).copied();
+        let limit = SERVER_LIMIT + Duration::from_secs(u64::from(seconds));
+        let output = right.command(client).limit(limit).run()?;
+        parse(bytes, &output.stdout_text())
+    }
+}
+
+/// Plays ping-pong with a server of its own.
 ///
 /// # Errors
-/// When either side fails, or a message was lost.
+/// As [`Server::start`] and [`Server::ping_pong`].
 pub fn ping_pong(pair: &Pair, bytes: u64, seconds: u32) -> Result<PingPong> {
-    let [left, right] = pair.guests();
-    let (port, size, time) = (fresh_port().to_string(), bytes.to_string(), seconds.to_string());
-    let address = ["--tcp", "-i", ADDRESSES[0], "-p", &port];
-    let server = left.command(["sockperf", "server"].iter().chain(&address).copied()).spawn()?;
-    let number = port.parse().unwrap_or_default();
-    let server = wait_until_listening(left, server, number, SERVER_LIMIT)?;
-    let size = ["-m", &size, "-t", &time];
-    let client = ["sockperf", "ping-pong"].iter().chain(&address).chain(&size).copied();
-    let limit = SERVER_LIMIT + Duration::from_secs(u64::from(seconds));
-    let output = right.command(client).limit(limit).run()?;
-    // The server never ends by itself; dropping it ends it.
-    drop(server);
-    parse(bytes, &output.stdout_text())
+    Server::start(pair)?.ping_pong(bytes, seconds)
 }
 
 fn parse(bytes: u64, text: &str) -> Result<PingPong> {
@@ -95,6 +131,13 @@ mod tests {
     #[test]
     fn a_ping_pong_is_read() {
         insta::assert_json_snapshot!(parse(64, SAMPLE).unwrap());
+    }
+
+    #[test]
+    fn a_size_has_a_stand_in_close_by() {
+        let sizes = [2, 14, 64, 1 << 20, (1 << 20) + 1];
+        let expected = [Some(14), Some(14), Some(64), Some((1 << 20) - 1), None];
+        assert_eq!(sizes.map(stand_in), expected);
     }
 
     #[test]
