@@ -1,54 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The device as a vhost-user front end meets it, with the driver's half of the control queue.
+//! The device as a vhost-user front end meets it.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
+mod vm;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
-use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vm_memory::{Bytes, GuestAddress};
 use vnic::backend::{PortServer, PortSpec};
 use vnic::device::{Device, DeviceConfig};
 use vnic::port::PortConfig;
 use vnic_abi::ABI_VERSION;
 use vnic_abi::config::{Config, MAGIC, VQ_COUNT, VQ_CTRL};
-use vnic_abi::ctrl::{
-    CmdHeader, CmdOpcode, Counters, CtxCreate, HandleReply, Init, PagingMode, PasidBind, PdCreate,
-    ReplyHeader,
-};
+use vnic_abi::ctrl::{CmdOpcode, Counters, PagingMode, PasidBind, PdCreate};
 use vnic_abi::status::Status;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::FromBytes;
 
-const RAM: u64 = 1 << 20;
-/// More RAM, which a front end adds later.
-const MORE_RAM: u64 = 1 << 30;
-const RING_SIZE: u16 = 16;
-const REQUEST: u64 = 0x8_0000;
-const REPLY: u64 = 0x9_0000;
-const TABLE: u64 = 0xa_0000;
-const EPOCH_PAGE: u64 = 0xb_0000;
-const DOORBELL_PAGE: u64 = 0xc_0000;
-const PAGE_TABLE: u64 = 0xd_0000;
-const INVALIDATION_PAGE: u64 = 0xe_0000;
-
-const EVENT_IDX: u64 = 1 << 29;
-const INDIRECT: u64 = 1 << 28;
-const PROTOCOL: u64 = 1 << 30;
-const VERSION_1: u64 = 1 << 32;
-
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT_DESC: u16 = 4;
-
-/// Upper bound of any wait in milliseconds; a test that reaches it fails.
-const PATIENCE: i32 = 20_000;
+use vm::*;
 
 fn device() -> Arc<Device> {
     Device::start(DeviceConfig::default()).unwrap()
@@ -58,247 +30,6 @@ fn server(device: &Arc<Device>, dir: &Path, name: &str) -> PortServer {
     let mut config = PortConfig::new(name);
     config.mac = [2, 0, 0, 0, 0, 9];
     PortServer::start(device.clone(), PortSpec { socket: dir.join(name), config }).unwrap()
-}
-
-/// One descriptor: address, length, flags. The link follows from the position.
-type Descriptor = (u64, u32, u16);
-
-/// A VM: its RAM, its front end, and the driver's half of the control queue.
-struct Vm {
-    front: Frontend,
-    memory: GuestMemoryMmap,
-    kick: EventFd,
-    call: EventFd,
-    idle: Vec<EventFd>,
-    avail: u16,
-}
-
-impl Vm {
-    /// Connects, negotiates, shares the RAM and starts all rings.
-    fn boot(socket: &Path, features: u64) -> Self {
-        let mut vm = Self::connect(socket);
-        vm.negotiate(features);
-        vm.share(0, RAM);
-        vm.start_rings();
-        vm
-    }
-
-    fn connect(socket: &Path) -> Self {
-        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
-        Self {
-            front: Frontend::connect(socket, u64::from(VQ_COUNT)).unwrap(),
-            memory: ram(0, RAM),
-            kick: event(),
-            call: event(),
-            idle: (0..2 * VQ_COUNT).map(|_| event()).collect(),
-            avail: 0,
-        }
-    }
-
-    fn negotiate(&mut self, features: u64) {
-        self.front.set_owner().unwrap();
-        let offered = self.front.get_features().unwrap();
-        assert_eq!(offered & features, features);
-        let protocol = self.front.get_protocol_features().unwrap();
-        // Without REPLY_ACK first, since it is not in force before this call ends.
-        self.front.set_protocol_features(protocol).unwrap();
-        self.front.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
-        assert_eq!(self.front.get_queue_num().unwrap(), u64::from(VQ_COUNT));
-        self.front.set_features(features | PROTOCOL | VERSION_1).unwrap();
-    }
-
-    fn region(&self, start: u64, len: u64) -> VhostUserMemoryRegionInfo {
-        let region = self.memory.find_region(GuestAddress(start)).unwrap();
-        let file = vm_memory::GuestMemoryRegion::file_offset(region).unwrap();
-        VhostUserMemoryRegionInfo {
-            guest_phys_addr: start,
-            memory_size: len,
-            userspace_addr: self.memory.get_host_address(GuestAddress(start)).unwrap() as u64,
-            mmap_offset: 0,
-            mmap_handle: file.file().as_raw_fd(),
-        }
-    }
-
-    fn share(&mut self, start: u64, len: u64) {
-        self.front.set_mem_table(&[self.region(start, len)]).unwrap();
-    }
-
-    /// Plugs more RAM in.
-    fn plug(&mut self) {
-        let more = ram(MORE_RAM, RAM);
-        let region = more.iter().next().unwrap();
-        let file = vm_memory::GuestMemoryRegion::file_offset(region).unwrap().clone();
-        let mapping = vm_memory::GuestRegionMmap::from_range(
-            GuestAddress(MORE_RAM),
-            RAM as usize,
-            Some(file),
-        );
-        self.memory = self.memory.insert_region(Arc::new(mapping.unwrap())).unwrap();
-        let info = self.region(MORE_RAM, RAM);
-        self.front.add_mem_region(&info).unwrap();
-    }
-
-    fn ring(queue: u16) -> (u64, u64, u64) {
-        let base = 0x1_0000 * u64::from(queue);
-        (base, base + 0x4000, base + 0x8000)
-    }
-
-    /// Starts rings that hold nothing, as a new driver does.
-    fn start_rings(&mut self) {
-        self.avail = 0;
-        let host = self.memory.get_host_address(GuestAddress(0)).unwrap() as u64;
-        for queue in 0..VQ_COUNT {
-            let (desc, avail, used) = Self::ring(queue);
-            self.memory.write_slice(&[0; 0x1_0000], GuestAddress(desc)).unwrap();
-            let at = usize::from(queue);
-            let (kick, call) = if queue == VQ_CTRL {
-                (&self.kick, &self.call)
-            } else {
-                (&self.idle[2 * at], &self.idle[2 * at + 1])
-            };
-            self.front.set_vring_num(at, RING_SIZE).unwrap();
-            self.front.set_vring_base(at, 0).unwrap();
-            let config = VringConfigData {
-                queue_max_size: RING_SIZE,
-                queue_size: RING_SIZE,
-                flags: 0,
-                desc_table_addr: host + desc,
-                used_ring_addr: host + used,
-                avail_ring_addr: host + avail,
-                log_addr: None,
-            };
-            self.front.set_vring_addr(at, &config).unwrap();
-            self.front.set_vring_call(at, call).unwrap();
-            self.front.set_vring_kick(at, kick).unwrap();
-            self.front.set_vring_enable(at, true).unwrap();
-        }
-    }
-
-    fn write<T: IntoBytes + Immutable>(&self, value: T, address: u64) {
-        self.memory.write_slice(value.as_bytes(), GuestAddress(address)).unwrap();
-    }
-
-    fn read_u16(&self, address: u64) -> u16 {
-        self.memory.read_obj(GuestAddress(address)).unwrap()
-    }
-
-    fn write_table(&self, table: u64, descriptors: &[Descriptor]) {
-        for (at, &(address, len, flags)) in descriptors.iter().enumerate() {
-            let entry = table + 16 * at as u64;
-            self.write(address, entry);
-            self.write(len, entry + 8);
-            self.write(flags, entry + 12);
-            self.write(at as u16 + 1, entry + 14);
-        }
-    }
-
-    /// Posts a chain that begins at descriptor `head` and returns the length that the device says
-    /// it wrote.
-    fn post(&mut self, head: u16) -> u32 {
-        let (_, avail, used) = Self::ring(VQ_CTRL);
-        self.write(head, avail + 4 + 2 * u64::from(self.avail % RING_SIZE));
-        // With EVENT_IDX: interrupt when this one is used.
-        self.write(self.avail, avail + 4 + 2 * u64::from(RING_SIZE));
-        self.avail = self.avail.wrapping_add(1);
-        self.write(self.avail, avail + 2);
-        self.kick.write(1).unwrap();
-        self.wait_for_call();
-        assert_eq!(self.read_u16(used + 2), self.avail);
-        let element = used + 4 + 8 * u64::from(self.avail.wrapping_sub(1) % RING_SIZE);
-        assert_eq!(self.read_u16(element), head);
-        self.memory.read_obj(GuestAddress(element + 4)).unwrap()
-    }
-
-    fn wait_for_call(&self) {
-        let epoll = Epoll::new().unwrap();
-        let event = EpollEvent::new(EventSet::IN, 0);
-        epoll.ctl(ControlOperation::Add, self.call.as_raw_fd(), event).unwrap();
-        assert_eq!(epoll.wait(PATIENCE, &mut [event]).unwrap(), 1, "no answer");
-        self.call.read().unwrap();
-    }
-
-    fn chain(&mut self, descriptors: &[Descriptor]) -> u32 {
-        self.write_table(Self::ring(VQ_CTRL).0, descriptors);
-        self.post(0)
-    }
-
-    /// Sends `request`, with `room` bytes for the reply, and returns the reply.
-    fn exchange(&mut self, request: &[u8], room: u32) -> Vec<u8> {
-        self.memory.write_slice(request, GuestAddress(REQUEST)).unwrap();
-        let len = self.chain(&[(REQUEST, request.len() as u32, NEXT), (REPLY, room, WRITE)]);
-        assert!(len <= room);
-        self.reply(len)
-    }
-
-    fn reply(&self, len: u32) -> Vec<u8> {
-        let mut reply = vec![0; len as usize];
-        self.memory.read_slice(&mut reply, GuestAddress(REPLY)).unwrap();
-        reply
-    }
-
-    fn command<T: IntoBytes + Immutable>(&mut self, opcode: CmdOpcode, body: T) -> Vec<u8> {
-        self.exchange(&request(opcode, body), 256)
-    }
-
-    fn status<T: IntoBytes + Immutable>(&mut self, opcode: CmdOpcode, body: T) -> Status {
-        status(&self.command(opcode, body))
-    }
-
-    fn handle<T: IntoBytes + Immutable>(&mut self, opcode: CmdOpcode, body: T) -> u32 {
-        let reply = self.command(opcode, body);
-        assert_eq!(status(&reply), Status::Ok);
-        HandleReply::read_from_bytes(&reply[8..]).unwrap().handle.get()
-    }
-
-    #[track_caller]
-    fn assert_alive(&mut self) {
-        assert_eq!(self.status(CmdOpcode::Nop, ()), Status::Ok);
-    }
-
-    /// Starts the device and creates a context and a protection domain.
-    fn load_driver(&mut self) {
-        let init =
-            Init { version: ABI_VERSION.into(), epoch_page: EPOCH_PAGE.into(), ..Init::default() };
-        assert_eq!(self.status(CmdOpcode::Init, init), Status::Ok);
-        let bind = PasidBind {
-            root: PAGE_TABLE.into(),
-            invalidation_page: INVALIDATION_PAGE.into(),
-            mode: PagingMode::X86Level4.0.into(),
-            ..PasidBind::default()
-        };
-        let pasid = self.handle(CmdOpcode::PasidBind, bind);
-        let ctx = CtxCreate {
-            doorbell_page: DOORBELL_PAGE.into(),
-            pasid: pasid.into(),
-            ..CtxCreate::default()
-        };
-        let ctx = self.handle(CmdOpcode::CtxCreate, ctx);
-        self.handle(CmdOpcode::PdCreate, PdCreate { ctx: ctx.into(), ..PdCreate::default() });
-        assert_eq!(self.counters().pds.get(), 1);
-    }
-
-    fn counters(&mut self) -> Counters {
-        let reply = self.command(CmdOpcode::QueryCounters, ());
-        assert_eq!(status(&reply), Status::Ok);
-        Counters::read_from_bytes(&reply[8..]).unwrap()
-    }
-}
-
-fn ram(start: u64, len: u64) -> GuestMemoryMmap {
-    let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
-    ftruncate(&file, len).unwrap();
-    let range = (GuestAddress(start), len as usize, Some(FileOffset::new(file, 0)));
-    GuestMemoryMmap::from_ranges_with_files([range]).unwrap()
-}
-
-fn request<T: IntoBytes + Immutable>(opcode: CmdOpcode, body: T) -> Vec<u8> {
-    let header = CmdHeader { opcode: opcode.0.into(), reserved: 0.into() };
-    [header.as_bytes(), body.as_bytes()].concat()
-}
-
-#[track_caller]
-fn status(reply: &[u8]) -> Status {
-    Status(ReplyHeader::read_from_prefix(reply).expect("a reply").0.status.get())
 }
 
 #[test]
@@ -477,9 +208,13 @@ fn a_command_whose_reply_does_not_fit_is_not_executed() {
 #[test]
 fn a_reset_ends_everything_before_it_is_answered() {
     type Reset = fn(&mut Vm);
+    fn stop(vm: &mut Vm, queue: usize) {
+        vm.front.get_vring_base(queue).unwrap();
+    }
+
     let resets: [(&str, Reset); 6] = [
-        ("first ring stopped", |vm| drop(vm.front.get_vring_base(0).unwrap())),
-        ("another ring stopped", |vm| drop(vm.front.get_vring_base(2).unwrap())),
+        ("first ring stopped", |vm| stop(vm, 0)),
+        ("another ring stopped", |vm| stop(vm, 2)),
         ("device reset", |vm| vm.front.reset_device().unwrap()),
         ("features set", |vm| vm.front.set_features(PROTOCOL | VERSION_1).unwrap()),
         ("all stopped", |vm| {
