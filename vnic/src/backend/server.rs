@@ -194,13 +194,16 @@ impl Shared {
         // The threads of `daemon` run from here on, and are joined when it is dropped.
         let exit = ExitEvent::register(&daemon)?;
         let mut listener = Listener::from(self.socket.listener().try_clone()?);
+        // A front end is waiting, and it is answered as soon as it is accepted: what others see of
+        // this must be in place before. Relaxed: a statistic.
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        *self.current.lock() = Some(Current { connection: connection.clone(), hang_up: None });
         let served = daemon.start(&mut listener);
         if served.is_ok() {
-            // Relaxed: a statistic.
-            self.connections.fetch_add(1, Ordering::Relaxed);
             let hang_up = daemon.shutdown_handle();
-            *self.current.lock() =
-                Some(Current { connection: connection.clone(), hang_up: hang_up.clone() });
+            if let Some(current) = &mut *self.current.lock() {
+                current.hang_up.clone_from(&hang_up);
+            }
             // Acquire pairs with Release in `finish`.
             if self.stopping.load(Ordering::Acquire)
                 && let Some(handle) = hang_up

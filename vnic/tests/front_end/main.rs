@@ -378,5 +378,10 @@ fn guests_that_come_and_go_leave_nothing_in_the_daemon() {
         vm.load_driver();
         footprints.push(footprint(daemon.0.id()));
     }
-    assert!(footprints.iter().all(|footprint| *footprint == footprints[0]), "{footprints:?}");
+    // A worker may hold the last guest's memory for a moment longer than the connection lasts; what
+    // leaks per guest would be there 29 times at the end.
+    let (fds, threads) = footprints[0];
+    for footprint in &footprints {
+        assert!(footprint.0 < fds + 5 && footprint.1 < threads + 5, "{footprints:?}");
+    }
 }
