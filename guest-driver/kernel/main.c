@@ -311,7 +311,10 @@ static void __exit vnic_exit(void)
 }
 module_exit(vnic_exit);
 
-/* Without it there is an RDMA device that no program can open. */
-MODULE_SOFTDEP("post: ib_uverbs");
+/*
+ * Without it there is an RDMA device that no program can open. Not "post": with
+ * that, modprobe refuses to remove this module while anything uses the other.
+ */
+MODULE_SOFTDEP("pre: ib_uverbs");
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Tongtu vNIC, a virtual RDMA device");
