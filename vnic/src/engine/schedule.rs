@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering;
 
 /// Cost that a tenant may have in one turn, about bytes.
 const QUANTUM: i64 = 64 << 10;
+/// What a turn costs at least. A turn in which nothing could be done takes time too: were it free, a
+/// tenant that rings for enough idle queue pairs would never use up its deficit.
+const TURN_COST: u64 = 256;
 
 struct Tenant<T> {
     id: u64,
@@ -65,7 +68,7 @@ impl<T> FairQueue<T> {
         let Some(index) = self.tenants.iter().position(|held| held.id == tenant) else { return };
         let held = &mut self.tenants[index];
         // A step costs little more than a chunk; the bound only keeps the sum sane.
-        held.deficit -= cost.min(1 << 40) as i64;
+        held.deficit -= cost.clamp(TURN_COST, 1 << 40) as i64;
         if let Some(item) = more {
             held.ready.push_back(item);
         }
@@ -121,7 +124,7 @@ mod tests {
         /// Busy tenants get equal shares however different their steps and their numbers are.
         #[test]
         fn busy_tenants_share_equally(
-            costs in prop::collection::vec((1u64..70_000, 1usize..20), 2..8),
+            costs in prop::collection::vec((TURN_COST..70_000, 1usize..20), 2..8),
         ) {
             let mut queue = FairQueue::default();
             for (tenant, (_, items)) in costs.iter().enumerate() {
@@ -139,6 +142,25 @@ mod tests {
             let (least, most) = (spent.iter().min().unwrap(), spent.iter().max().unwrap());
             let step = costs.iter().map(|(cost, _)| *cost).max().unwrap();
             prop_assert!(most - least <= 2 * (QUANTUM as u64 + step), "{spent:?}");
+        }
+    }
+
+    /// A guest may ring the doorbells of queue pairs that have nothing to do as fast as it likes.
+    #[test]
+    fn turns_in_which_nothing_happens_are_not_free() {
+        let mut queue = FairQueue::default();
+        for item in 0..16 {
+            queue.push(1, item);
+        }
+        queue.push(2, 100);
+        let mut turns = 0;
+        while let Some((tenant, item)) = queue.pop() {
+            if tenant == 2 {
+                break;
+            }
+            turns += 1;
+            assert!(turns <= QUANTUM as u64 / TURN_COST, "tenant 2 never has its turn");
+            queue.charge(tenant, 0, Some(item));
         }
     }
 
