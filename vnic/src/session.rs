@@ -224,6 +224,8 @@ impl Session {
 pub mod testing {
     use super::*;
     use crate::device::DeviceConfig;
+    use crate::object::cq::CqParams;
+    use crate::object::qp::QpParams;
     use vnic_abi::event::Event;
     use vnic_iommu::addr::Gpa;
 
@@ -252,5 +254,28 @@ pub mod testing {
         let ctx = session.ctx_create(pasid.unwrap(), Gpa(0x3000)).unwrap();
         let pd = session.pd_create(ctx).unwrap();
         (session, pd)
+    }
+
+    /// A queue pair in domain `pd` of [`session`], with a completion queue of its own.
+    pub fn qp(session: &Arc<Session>, pd: u32) -> Arc<Qp> {
+        let page = |n: u64| Gpa(0x1_0000 + n * 0x1000);
+        let ctx = session.pds.lock().get(pd).unwrap().ctx.handle;
+        let cq = CqParams { ctx, depth: 16, cookie: 0, pages: vec![page(0), page(1)] };
+        let cq = session.cq_create(cq).unwrap();
+        let params = QpParams {
+            pd,
+            send_cq: cq,
+            recv_cq: cq,
+            qp_type: vnic_abi::ctrl::QpType::Rc,
+            sq_sig_all: false,
+            sq_depth: 4,
+            sq_stride: 64,
+            rq_depth: 4,
+            rq_stride: 64,
+            cookie: 0,
+            pages: vec![page(2), page(3), page(4)],
+        };
+        let qpn = session.qp_create(&params).unwrap().qpn;
+        session.qp(qpn).unwrap()
     }
 }

@@ -4,12 +4,23 @@
 use crate::object::qp::Qp;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 struct Entry {
     time: Instant,
     qp: Weak<Qp>,
+    /// Value of [`Qp::timer`] when the timer was set; any other means that a later one took its place.
+    serial: u64,
+}
+
+impl Entry {
+    /// The queue pair, unless it is gone or has a later timer.
+    fn valid(&self) -> Option<Arc<Qp>> {
+        // Relaxed: only this worker uses the number.
+        self.qp.upgrade().filter(|qp| qp.timer.load(Ordering::Relaxed) == self.serial)
+    }
 }
 
 impl PartialEq for Entry {
@@ -29,21 +40,24 @@ impl Ord for Entry {
     }
 }
 
-/// Pending timers, the next one first. A queue pair that no longer waits ignores its timer.
+/// Pending timers, the next one first. A queue pair has one; one that no longer waits ignores it.
 #[derive(Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<Entry>>,
 }
 
 impl Timers {
-    /// Looks at `qp` again at `time`.
+    /// Looks at `qp` again at `time`, and not at the time asked for before.
     pub fn at(&mut self, time: Instant, qp: &Arc<Qp>) {
-        // A guest that makes queue pairs wait and destroys them leaves dead entries; they must not
-        // pile up, so sweep whenever the heap would have to grow.
+        // Relaxed: see `Entry::valid`.
+        let serial = qp.timer.fetch_add(1, Ordering::Relaxed) + 1;
+        // A guest that makes queue pairs wait, and resets, destroys or wakes them before hours are
+        // over, leaves entries that mean nothing; they must not pile up, so sweep whenever the heap
+        // would have to grow.
         if self.heap.len() == self.heap.capacity() {
-            self.heap.retain(|Reverse(entry)| entry.qp.strong_count() != 0);
+            self.heap.retain(|Reverse(entry)| entry.valid().is_some());
         }
-        self.heap.push(Reverse(Entry { time, qp: Arc::downgrade(qp) }));
+        self.heap.push(Reverse(Entry { time, qp: Arc::downgrade(qp), serial }));
     }
 
     /// Whether nothing is pending.
@@ -59,9 +73,32 @@ impl Timers {
     /// Hands out every queue pair whose time has come.
     pub fn expire(&mut self, now: Instant, mut each: impl FnMut(Arc<Qp>)) {
         while self.heap.peek().is_some_and(|Reverse(entry)| entry.time <= now) {
-            if let Some(qp) = self.heap.pop().and_then(|Reverse(entry)| entry.qp.upgrade()) {
+            if let Some(qp) = self.heap.pop().and_then(|Reverse(entry)| entry.valid()) {
                 each(qp);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::{qp, session};
+
+    #[test]
+    fn timers_that_a_later_one_replaced_do_not_pile_up() {
+        let (session, pd) = session();
+        let qp = qp(&session, pd);
+        let mut timers = Timers::default();
+        let now = Instant::now();
+        let hours = now + Duration::from_secs(7200);
+        for _ in 0..100_000 {
+            timers.at(hours, &qp);
+        }
+        assert!(timers.heap.len() < 100, "{}", timers.heap.len());
+        timers.at(now, &qp);
+        let mut calls = 0;
+        timers.expire(hours, |_| calls += 1);
+        assert_eq!(calls, 1, "only the last one counts");
     }
 }

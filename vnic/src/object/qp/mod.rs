@@ -14,7 +14,7 @@ use crate::ring::memory::RingMemory;
 use crate::session::Session;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use vnic_abi::PAGE_SIZE;
 use vnic_abi::ctrl::{QpAttr, QpAttrMask, QpState, QpType};
 use vnic_abi::doorbell::QP_SQ_OFFSET;
@@ -86,6 +86,8 @@ pub struct Qp {
     pub page_answer: Mutex<Option<PageAnswer>>,
     /// Whether the worker has it in its schedule. Only the owning worker touches it.
     pub scheduled: AtomicBool,
+    /// Timers that were set for it. Only the owning worker touches it.
+    pub timer: AtomicU64,
     cookie: u64,
     attr: Mutex<QpAttr>,
     state: AtomicU8,
@@ -223,6 +225,7 @@ impl Session {
                 responder: Mutex::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
                 page_answer: Mutex::new(None),
                 scheduled: AtomicBool::new(false),
+                timer: AtomicU64::new(0),
                 cookie: params.cookie,
                 attr: Mutex::new(QpAttr::default()),
                 state: AtomicU8::new(QpState::Reset.0),
