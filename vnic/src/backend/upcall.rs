@@ -18,6 +18,9 @@ use crate::port::{Limits, PortEvents};
 /// Buffers that one delivery uses, at most: a driver that posts buffers as fast as they are filled,
 /// or useless ones, keeps a worker no longer than this. What is left goes with the next buffer.
 const DELIVERY: usize = 256;
+/// Useless buffers that one delivery looks at. They move no message, so that a driver could make a
+/// worker go through a whole ring of them for each event.
+const USELESS: usize = 4;
 
 /// Everything that a port tells its driver.
 ///
@@ -179,10 +182,10 @@ where
         queue: &mut Queue,
         memory: &MemoryGuard,
     ) -> Result<bool, QueueError> {
-        let mut used = 0;
+        let (mut used, mut useless) = (0, 0);
         let mut looked_again = false;
         while let Some(message) = backlog.messages.front() {
-            if used == DELIVERY {
+            if used == DELIVERY || useless == USELESS {
                 break;
             }
             let Some(chain) = pop(queue, memory)? else {
@@ -200,15 +203,15 @@ where
             // A buffer that is too small goes back empty, and the message waits for a better one.
             queue.add_used(&**memory, exchange.head(), written)?;
             used += 1;
-            if written > 0
-                && let Some(message) = backlog.messages.pop_front()
-            {
+            if written == 0 {
+                useless += 1;
+            } else if let Some(message) = backlog.messages.pop_front() {
                 backlog.keys.remove(&(self.key)(&message));
             }
         }
         if backlog.messages.is_empty() {
             queue.disable_notification(&**memory)?;
-        } else if used == DELIVERY {
+        } else if used == DELIVERY || useless == USELESS {
             queue.enable_notification(&**memory)?;
         }
         if used == 0 { Ok(false) } else { queue.needs_notification(&**memory) }

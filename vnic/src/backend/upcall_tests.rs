@@ -123,6 +123,23 @@ fn a_buffer_that_is_too_small_gets_nothing_and_the_event_waits() {
 }
 
 #[test]
+fn one_delivery_looks_at_few_useless_buffers() {
+    let mut driver = Driver::new();
+    let upcalls = upcalls();
+    for _ in 0..7 {
+        driver.post(0);
+    }
+    upcalls.event_ring(&driver.ring);
+    upcalls.event(completion(1));
+    assert_eq!(driver.events(), [None; USELESS]);
+    // A driver that was only mistaken is served with its next notification.
+    assert!(driver.wants_kick());
+    driver.post(16);
+    upcalls.event_ring(&driver.ring);
+    assert_eq!(driver.events(), [None, None, None, Some(completion(1))]);
+}
+
+#[test]
 fn what_waits_already_is_not_added_again() {
     let mut driver = Driver::new();
     let upcalls = upcalls();
