@@ -26,8 +26,10 @@ pub use vnic_verbs::Completion;
 pub use wr::SendWr;
 
 /// Everything that a region or queue pair can allow.
-pub const ALL_ACCESS: AccessFlags =
-    AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE_WRITE).union(AccessFlags::REMOTE_READ);
+pub const ALL_ACCESS: AccessFlags = AccessFlags::LOCAL_WRITE
+    .union(AccessFlags::REMOTE_WRITE)
+    .union(AccessFlags::REMOTE_READ)
+    .union(AccessFlags::REMOTE_ATOMIC);
 
 /// The RoCE v2 GID of an IPv4 address.
 pub fn gid_of(address: Ipv4Addr) -> [u8; 16] {

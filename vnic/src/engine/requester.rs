@@ -2,7 +2,7 @@
 //! The sending half of a queue pair: one request after the other, in order.
 
 use crate::engine::core::Core;
-use crate::engine::request::{Local, SendRequest};
+use crate::engine::request::{Local, Op, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
 use crate::engine::wait::{Over, PageAnswer, Reason, Side, Wait};
 use crate::fabric::local::{Advance, Missing, Transfer};
@@ -13,6 +13,7 @@ use crate::port::MAX_MESSAGE;
 use crate::ring::sq::{Element, WorkRing};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use vnic_abi::config::Features;
 use vnic_abi::cqe::{Cqe, WcOpcode, WcStatus};
 use vnic_abi::ctrl::{QpAttr, QpState};
 use vnic_abi::doorbell::QP_SQ_OFFSET;
@@ -137,6 +138,12 @@ impl Requester {
             return false;
         }
         match SendRequest::parse(&self.element) {
+            // What was not negotiated does not exist.
+            Ok(SendRequest { op: Op::Atomic(..), wr_id, .. })
+                if !qp.session.features.contains(Features::ATOMIC) =>
+            {
+                self.complete(qp, wr_id, WcOpcode::Send, WcStatus::LocQpOpErr, 0, core);
+            }
             Ok(request) if request.total <= u64::from(MAX_MESSAGE) => {
                 self.current = Some(Current { request, done: 0 });
             }

@@ -12,6 +12,7 @@ use crate::object::space::Space;
 use crate::ring::rq::SgeList;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use vnic_abi::config::Features;
 use vnic_abi::cqe::{WcOpcode, WcStatus};
 use vnic_abi::ctrl::AccessFlags;
 use vnic_abi::event::EventKind;
@@ -291,7 +292,8 @@ impl<'a> Transfer<'a, '_> {
         peer: &Arc<Qp>,
         responder: &mut Responder,
     ) -> Advance {
-        if !remote.addr.is_multiple_of(8) {
+        let negotiated = peer.session.features.contains(Features::ATOMIC);
+        if !negotiated || !remote.addr.is_multiple_of(8) {
             return self.refuse_atomic(peer);
         }
         let right = AccessFlags::REMOTE_ATOMIC;

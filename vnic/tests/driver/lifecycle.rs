@@ -26,6 +26,12 @@ fn footprint(daemon: &Daemon) -> (usize, usize) {
     (count("fd"), count("task"))
 }
 
+/// Mappings of guests' memory in the daemon.
+fn guest_mappings(daemon: &Daemon) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).expect("it lives");
+    maps.lines().filter(|line| line.contains("memfd:")).count()
+}
+
 /// Two guests with traffic between them; most of it still under way when this returns.
 fn busy(pair: &Pair) -> Vec<(Qp, Qp)> {
     let options = ConnectOptions { timeout: 6, retry_cnt: 1, ..ConnectOptions::default() };
@@ -128,6 +134,29 @@ fn guests_come_and_go_in_any_order() {
     }
     drop(pair);
     daemon.stop();
+}
+
+/// Every worker that ever reached into a guest lets go of it, also if nobody else comes.
+#[test]
+fn the_memory_of_a_guest_goes_with_it() {
+    for workers in [1, 3] {
+        let Pair { a, b, daemon } = Pair::with_workers(workers);
+        let both = guest_mappings(&daemon);
+        let (qa, qb) = (a.qp(), b.qp());
+        connect(&qa, &qb);
+        let (to, to_mr) = b.region(64);
+        qa.post_send(&SendWr::write(&[], to.addr(), to_mr.rkey()).inline(b"hello"));
+        qa.send_cq.expect(0);
+        b.driver.power_off();
+        let limit = Instant::now() + Duration::from_secs(20);
+        while guest_mappings(&daemon) > both / 2 {
+            assert!(Instant::now() < limit, "{workers} workers: the dead guest is still mapped");
+            std::thread::yield_now();
+        }
+        drop((qa, qb, to_mr, to, b));
+        close(a);
+        daemon.stop();
+    }
 }
 
 #[test]

@@ -363,6 +363,12 @@ fn take_pages_back(pair: Pair) {
             }
             let found = there.read(last, 4096);
             drop(closed);
+            // Only when the request was served may the gate close again, or its handler would stand
+            // before it while this waits for the next request. Completions tell nothing of that:
+            // there may be plenty from before.
+            while pair.b.driver.counters().page_requests_outstanding.get() != 0 {
+                std::thread::yield_now();
+            }
             // The device is in full swing again before the next round.
             let until = completed.load(Ordering::Relaxed) + 4 + round % 5;
             while completed.load(Ordering::Relaxed) < until && !writer.is_finished() {

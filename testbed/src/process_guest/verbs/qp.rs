@@ -276,6 +276,9 @@ impl Qp {
         let mut wqe = sq.begin(wr.opcode, wr.flags, wr.wr_id)?;
         wqe.imm(wr.imm);
         wqe.remote(wr.remote.0, wr.remote.1);
+        if let Some((operand, swap)) = wr.operands {
+            wqe.operands(operand, swap);
+        }
         match &wr.inline {
             Some(bytes) => wqe.inline(bytes)?,
             None => {

@@ -16,6 +16,8 @@ pub struct SendWr {
     pub imm: [u8; 4],
     /// Remote address and key.
     pub remote: (u64, u32),
+    /// Operands of an atomic: what to add or compare with, and what to store.
+    pub operands: Option<(u64, u64)>,
     /// Gather entries, if `inline` is `None`.
     pub sges: Vec<Sge>,
     /// Payload in the request itself.
@@ -31,6 +33,7 @@ impl SendWr {
             wr_id: 0,
             imm: [0; 4],
             remote: (0, 0),
+            operands: None,
             sges: sges.to_vec(),
             inline: None,
         }
@@ -49,6 +52,18 @@ impl SendWr {
     /// RDMA READ from `addr` under `rkey`.
     pub fn read(sges: &[Sge], addr: u64, rkey: u32) -> Self {
         Self { remote: (addr, rkey), ..Self::new(Opcode::RdmaRead, sges) }
+    }
+
+    /// FETCH AND ADD of `add` to the 8 bytes at `addr` under `rkey`.
+    pub fn fetch_add(sges: &[Sge], addr: u64, rkey: u32, add: u64) -> Self {
+        let base = Self::new(Opcode::AtomicFetchAdd, sges);
+        Self { remote: (addr, rkey), operands: Some((add, 0)), ..base }
+    }
+
+    /// COMPARE AND SWAP of the 8 bytes at `addr` under `rkey`.
+    pub fn compare_swap(sges: &[Sge], addr: u64, rkey: u32, compare: u64, swap: u64) -> Self {
+        let base = Self::new(Opcode::AtomicCmpSwap, sges);
+        Self { remote: (addr, rkey), operands: Some((compare, swap)), ..base }
     }
 
     /// Adds immediate data: SEND and RDMA WRITE become those with immediate data.
