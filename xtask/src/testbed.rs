@@ -29,7 +29,7 @@ program's output and the logs of guests and daemon, and leaves the whole logs in
 target/testbed/logs.";
 
 /// Time of one measurement, and of one in a full run, where more iterations steady the tail.
-const GOALS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+const GOALS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 
 /// What to run.
 #[derive(clap::Args)]

@@ -96,8 +96,11 @@ impl Measurement {
 
     /// From a row of a bandwidth program.
     pub fn bandwidth(program: Program, transport: Transport, row: &Bandwidth) -> Self {
-        let values =
-            Values::Bandwidth { average: row.average, message_rate: Some(row.message_rate) };
+        // The rate of messages has more digits after the point, which is all that a slow device
+        // with small messages has.
+        let derived = row.message_rate * 1e6 * row.bytes as f64 / f64::from(1 << 20);
+        let average = if row.average < 1.0 && derived > 0.0 { derived } else { row.average };
+        let values = Values::Bandwidth { average, message_rate: Some(row.message_rate) };
         let (bytes, iterations) = (row.bytes, row.iterations);
         Self { program: Some(program), transport, bytes, iterations, values }
     }
@@ -121,5 +124,30 @@ impl Measurement {
         let values = Values::Bandwidth { average: result.average, message_rate: None };
         let (bytes, iterations) = (result.bytes, result.iterations);
         Self { program: None, transport: Transport::Tcp, bytes, iterations, values }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_bandwidth_keeps_its_digits() {
+        let average = |average, message_rate, bytes| {
+            let row = Bandwidth { bytes, iterations: 5, peak: 0.0, average, message_rate };
+            let row = Measurement::bandwidth(Program::SendBw, Transport::Rxe, &row);
+            row.values.primary()
+        };
+        assert_eq!(average(0.0, 0.001_048_576, 2), 0.002);
+        assert_eq!(average(123.45, 0.1, 1024), 123.45);
+        assert_eq!(average(0.5, 0.0, 2), 0.5, "nothing to derive from");
+    }
+
+    #[test]
+    fn better_is_less_time_and_more_bandwidth() {
+        let (fast, slow) = (Values::RoundTrip { average: 2.0 }, Values::RoundTrip { average: 8.0 });
+        assert_eq!(fast.times_better_than(&slow), 4.0);
+        let bandwidth = |average| Values::Bandwidth { average, message_rate: None };
+        assert_eq!(bandwidth(8.0).times_better_than(&bandwidth(2.0)), 4.0);
     }
 }

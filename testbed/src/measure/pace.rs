@@ -40,6 +40,12 @@ impl Pace {
         ((self.goal.as_secs_f64() / expected) as u64).clamp(self.least, self.most)
     }
 
+    /// Whether a measurement of `iterations`, the first of all, was much shorter than it could
+    /// have been. It is worth another one then.
+    pub fn was_short(&self, bytes: u64, iterations: u64) -> bool {
+        self.iterations(bytes) / 4 >= iterations
+    }
+
     /// Tells how long one iteration took with messages of `bytes`.
     pub fn measured(&mut self, bytes: u64, each: Duration) {
         self.last = Some((bytes, each));
@@ -47,7 +53,7 @@ impl Pace {
 }
 
 /// Iterations before anything is known.
-const FIRST: u64 = 200;
+const FIRST: u64 = 50;
 
 #[cfg(test)]
 mod tests {
@@ -58,9 +64,10 @@ mod tests {
     #[test]
     fn the_next_size_is_predicted_from_the_last() {
         let mut pace = Pace::new(GOAL, 10, 5000, None);
-        assert_eq!(pace.iterations(2), 200);
+        assert_eq!(pace.iterations(2), 50);
         pace.measured(2, Duration::from_millis(1));
         assert_eq!(pace.iterations(1024), 1000);
+        assert!(pace.was_short(2, 50) && !pace.was_short(2, 300));
         assert_eq!(pace.iterations(64 << 10), 62);
         assert_eq!(pace.iterations(1 << 20), 10);
         pace.measured(2, Duration::ZERO);
@@ -72,5 +79,6 @@ mod tests {
         let mut pace = Pace::new(GOAL, 10, 5000, Some(7));
         pace.measured(2, Duration::from_secs(9));
         assert_eq!(pace.iterations(1 << 20), 7);
+        assert!(!pace.was_short(2, 7));
     }
 }

@@ -17,15 +17,14 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Time of one TCP measurement in seconds. Neither program can be told less.
 const TCP_SECONDS: u32 = 1;
 
-/// Least iterations of latency and of bandwidth programs: few enough for 8 MiB over rxe between
-/// emulated guests.
-const LEAST: (u64, u64) = (10, 5);
+/// Least iterations, which is also perftest's own limit.
+const LEAST: u64 = 5;
 
 const MOST: u64 = 10_000;
 
 /// Iterations of each size when all are measured at once, over the vNIC and over rxe: 16 MiB move
 /// with each.
-const SWEEP: (u64, u64) = (500, 10);
+const SWEEP: (u64, u64) = (500, 5);
 
 impl Run<'_> {
     /// All sizes of one program over one device.
@@ -39,21 +38,27 @@ impl Run<'_> {
             return self.sweep(program, transport, devices);
         }
         let kind = program.kind();
-        let least = if kind == Kind::Latency { LEAST.0 } else { LEAST.1 };
-        let mut pace = Pace::new(self.options.goal, least, MOST, self.options.iterations);
-        for &bytes in self.options.sizes.of(kind) {
-            let iterations = pace.iterations(bytes);
+        let mut pace = Pace::new(self.options.goal, LEAST, MOST, self.options.iterations);
+        for (index, &bytes) in self.options.sizes.of(kind).iter().enumerate() {
             let name = format!("{program} over {transport}, {}", sizes::text(bytes));
             let measurement = self.stage(name, |run| {
-                let (size, count) = (bytes.to_string(), iterations.to_string());
-                let arguments = ["-s", &size, "-n", &count];
-                let mut rows = rows(run.pair, program, transport, devices, &arguments)?;
-                match (rows.len(), rows.pop()) {
-                    (1, Some(row)) if row.bytes == bytes => Ok(row),
-                    _ => Err(other_rows(program, "it has not one row for the size")),
+                let mut again = index == 0;
+                loop {
+                    let iterations = pace.iterations(bytes);
+                    let (size, count) = (bytes.to_string(), iterations.to_string());
+                    let arguments = ["-s", &size, "-n", &count];
+                    let mut rows = rows(run.pair, program, transport, devices, &arguments)?;
+                    let row = match (rows.len(), rows.pop()) {
+                        (1, Some(row)) if row.bytes == bytes => row,
+                        _ => return Err(other_rows(program, "it has not one row for the size")),
+                    };
+                    pace.measured(bytes, each(program, &row));
+                    if !(again && pace.was_short(bytes, iterations)) {
+                        return Ok(row);
+                    }
+                    again = false;
                 }
             })?;
-            pace.measured(bytes, each(program, &measurement));
             self.report.measurements.push(measurement);
         }
         Ok(())

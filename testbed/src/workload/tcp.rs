@@ -48,7 +48,7 @@ pub struct PingPong {
 pub struct Server<'a> {
     pair: &'a Pair,
     port: String,
-    _running: Running,
+    running: Running,
 }
 
 impl<'a> Server<'a> {
@@ -64,7 +64,7 @@ impl<'a> Server<'a> {
         let server =
             left.command(["sockperf", "server"].iter().chain(&address).copied()).spawn()?;
         let server = wait_until_listening(left, server, number, SERVER_LIMIT)?;
-        Ok(Self { pair, port, _running: server })
+        Ok(Self { pair, port, running: server })
     }
 
     /// Plays ping-pong with messages of `bytes`, one of [`BYTES`], for `seconds`.
@@ -78,7 +78,11 @@ impl<'a> Server<'a> {
         let size = ["-m", &size, "-t", &time];
         let client = ["sockperf", "ping-pong"].iter().chain(&address).chain(&size).copied();
         let limit = SERVER_LIMIT + Duration::from_secs(u64::from(seconds));
-        let output = right.command(client).limit(limit).run()?;
+        let output = right.command(client).limit(limit).run().map_err(|error| {
+            let served = self.running.output_so_far();
+            let served = served.map(|output| output.all_text()).unwrap_or_default();
+            error.with_output(&format!("Its server had printed:\n{served}"))
+        })?;
         parse(bytes, &output.stdout_text())
     }
 }
