@@ -168,8 +168,13 @@ impl Device {
         self.sessions.lock().insert(uid);
     }
 
+    /// Also lets every worker drop what it keeps of the session, in which the guest's whole memory
+    /// is mapped.
     pub(crate) fn session_ended(&self, uid: u64) {
         self.sessions.lock().remove(&uid);
+        for handle in &self.handles {
+            handle.refresh();
+        }
     }
 
     /// Numbers of sessions that have not ended. Workers ask by number: to hold a port or a session,

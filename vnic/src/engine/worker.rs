@@ -61,6 +61,11 @@ impl Handle {
 
     fn update(&self, change: impl FnOnce(&mut Vec<Arc<Ctx>>)) {
         change(Arc::make_mut(&mut *self.contexts.lock()));
+        self.refresh();
+    }
+
+    /// Lets the worker look again at which contexts and sessions there are.
+    pub fn refresh(&self) {
         // Release: pairs with the Acquire in the worker's `reload`.
         self.version.fetch_add(1, Ordering::Release);
         self.wake();
@@ -151,7 +156,9 @@ impl Worker {
             busy = true;
             // Cleared before the look, so that later mail sets it again.
             handle.has_mail.store(false, Ordering::SeqCst);
-            for qp in std::mem::take(&mut *handle.inbox.lock()) {
+            // A statement of its own: the lock is not held while queue pairs may be dropped.
+            let mail = std::mem::take(&mut *handle.inbox.lock());
+            for qp in mail {
                 schedule.push(&qp);
             }
         }
