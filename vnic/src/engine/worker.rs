@@ -90,11 +90,27 @@ impl Handle {
 pub fn spawn(device: Arc<Device>, index: usize) -> std::io::Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn({
         let device = device.clone();
-        move || Worker::new(device, index).run()
+        move || {
+            let _all_or_nothing = AbortOnPanic;
+            Worker::new(device, index).run();
+        }
     })?;
     // Set once per worker; a kick before now finds the worker not yet asleep.
     let _ = device.handle(index).thread.set(thread.thread().clone());
     Ok(thread)
+}
+
+/// Ends the daemon with a worker that panicked: without it, every control thread would wait for its
+/// grace period for ever, and a guest would see its queues stand still and never learn why.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a worker panicked: the daemon ends");
+            std::process::abort();
+        }
+    }
 }
 
 struct Worker {
