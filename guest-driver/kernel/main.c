@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Driver of the Tongtu vNIC: the virtio device from probe to remove. */
+#include <linux/kmod.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/virtio.h>
@@ -296,6 +297,11 @@ static int __init vnic_init(void)
 {
 	int err;
 
+	/*
+	 * Without it there is an RDMA device that no program can open. Not a
+	 * soft dependency: modprobe -r fails if one is in use by others.
+	 */
+	request_module("ib_uverbs");
 	vnic_stats_init();
 	err = register_virtio_driver(&vnic_driver);
 	if (err)
@@ -311,10 +317,5 @@ static void __exit vnic_exit(void)
 }
 module_exit(vnic_exit);
 
-/*
- * Without it there is an RDMA device that no program can open. Not "post": with
- * that, modprobe refuses to remove this module while anything uses the other.
- */
-MODULE_SOFTDEP("pre: ib_uverbs");
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Tongtu vNIC, a virtual RDMA device");
