@@ -208,9 +208,9 @@ impl Requester {
                 .map_or_else(|bad| bad.wr_id, |request| request.wr_id);
             self.complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0, core);
         }
-        qp.responder.lock().flush(qp, &mut core.later);
+        let more = qp.responder.lock().flush(qp, &mut core.later);
         // A program that posts as fast as this loop takes gets its next turn in order.
-        let more = flushed == self.ring.depth();
+        let more = more || flushed == self.ring.depth();
         Step { cost: u64::from(flushed + 1) * REQUEST_COST, more }
     }
 

@@ -241,21 +241,22 @@ impl Responder {
     }
 
     /// Flushes up to a ring's worth of receive elements; from now on the driver rings for each new
-    /// one.
-    pub fn flush(&mut self, qp: &Arc<Qp>, later: &mut Later) {
+    /// one. `true` if there may be more: then it was not asked to ring yet.
+    pub fn flush(&mut self, qp: &Arc<Qp>, later: &mut Later) -> bool {
+        later.notify_recv(qp);
         let mut wr_id = self.receiving.take().map(|receiving| receiving.wr_id);
         for _ in 0..=self.ring.depth() {
             let Some(id) = wr_id.or_else(|| self.take(&qp.memory).map(|request| request.wr_id))
             else {
-                break;
+                return false;
             };
             wr_id = None;
             let cqe = self.cqe(qp, id, WcStatus::WrFlushErr);
             if qp.recv_cq.publish(cqe, true, &*qp.session.up).is_err() {
-                break;
+                return false;
             }
         }
-        later.notify_recv(qp);
+        true
     }
 
     /// After the driver rang: the number of the requester that may go on, if one waited and an
@@ -289,4 +290,28 @@ pub fn fail(qp: &Arc<Qp>, kind: EventKind, later: &mut Later) {
         later.event(qp, kind);
     }
     enter_error(qp, later);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::{qp, session};
+    use vnic_abi::wqe::WqeFlags;
+
+    /// A flush that ends before it saw the ring empty goes on, since no doorbell would tell it to.
+    #[test]
+    fn a_flush_ends_with_an_empty_ring_and_a_wish_for_the_doorbell() {
+        let (session, pd) = session();
+        let qp = qp(&session, pd);
+        let wants = || qp.memory.word32(QP_RQ_WANTS_DOORBELL as usize).load(Ordering::Relaxed) != 0;
+        for index in 0..4 {
+            let element = u64::from_le_bytes([0, WqeFlags::PHASE.bits(), 0, 0, 0, 0, 0, 0]);
+            qp.memory.word(8192 + index * 64).store(element, Ordering::Relaxed);
+        }
+        let (mut responder, mut later) = (qp.responder.lock(), Later::default());
+        responder.receiving = Some(Receiving { wr_id: 1, scatter: SgeList::EMPTY });
+        assert!(responder.flush(&qp, &mut later) && !wants());
+        assert!(!responder.flush(&qp, &mut later) && wants());
+        assert_eq!(responder.ring.consumed(), 4);
+    }
 }
