@@ -393,16 +393,19 @@ impl Requester {
         let Some((session, space)) = asked else { return Step { cost: 0, more: true } };
         let page = page_of(missing.va);
         self.wait = Wait::Page { side: missing.side, page };
-        self.page_tries += 1;
-        if self.page_tries > MAX_PAGE_TRIES {
+        if self.page_tries >= MAX_PAGE_TRIES {
             *qp.page_answer.lock() = Some(PageAnswer { denied: Some(page) });
             return Step { cost: 0, more: true };
         }
         *qp.page_answer.lock() = None;
         let (pasid, waiter) = (space.table.pasid(), u64::from(qp.qpn));
         if !session.request_pages(pasid, missing.va, missing.len, missing.access, waiter) {
+            // Nobody was asked, so this is no try.
             self.wait_until(qp, core, PAGE_PAUSE, Reason::Pages);
-        } else if !space.is_bound() {
+            return Step::default();
+        }
+        self.page_tries += 1;
+        if !space.is_bound() {
             // An unbind that did not see the request cannot have cancelled it.
             self.wait = Wait::Nothing;
             return Step { cost: 0, more: true };
