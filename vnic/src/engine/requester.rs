@@ -57,6 +57,8 @@ pub struct Requester {
     page_tries: u32,
     peer: Weak<Qp>,
     peer_connection: u32,
+    /// The peer was looked up with the attributes of now.
+    peer_known: bool,
 }
 
 /// What a step did.
@@ -91,6 +93,7 @@ impl Requester {
             page_tries: 0,
             peer: Weak::new(),
             peer_connection: 0,
+            peer_known: false,
         }
     }
 
@@ -109,27 +112,42 @@ impl Requester {
     /// Takes over attributes.
     pub fn configure(&mut self, attr: &QpAttr) {
         self.attr = *attr;
+        // The way to the peer may have changed.
+        self.peer_known = false;
     }
 
     /// The peer, if it is there, ready, and connected to us.
     fn peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
-        let ready = |peer: &Qp| matches!(peer.state(), QpState::Rtr | QpState::Rts | QpState::Sqd);
-        if let Some(peer) = self.peer.upgrade()
+        if self.peer_known
+            && let Some(peer) = self.peer.upgrade()
             && peer.connection() == self.peer_connection
         {
-            return ready(&peer).then_some(peer);
+            return receives(&peer).then_some(peer);
         }
         let peer = find_peer(qp, &self.attr)?;
         // Before its attributes are looked at: a change afterwards is seen by the next message.
         let connection = peer.connection();
         let theirs = peer.attr();
         let ours = theirs.dest_qpn.get() == qp.qpn && qp.session.holds_gid(&theirs.av.dgid);
-        if !ours || !ready(&peer) {
+        if !ours || !receives(&peer) {
             return None;
         }
-        self.peer = Arc::downgrade(&peer);
+        let found = Arc::downgrade(&peer);
+        if !Weak::ptr_eq(&found, &self.peer) || connection != self.peer_connection {
+            // Somebody who has not seen the beginning of the message.
+            if let Some(current) = &mut self.current {
+                current.done = 0;
+            }
+        }
+        self.peer = found;
         self.peer_connection = connection;
+        self.peer_known = true;
         Some(peer)
+    }
+
+    /// Whether `peer`, whose responder is locked, still is what [`Self::peer`] found.
+    fn is_peer(&self, peer: &Qp) -> bool {
+        peer.connection() == self.peer_connection && receives(peer)
     }
 
     /// Takes the next element and parses it. `false` if there is none.
@@ -278,10 +296,9 @@ impl Requester {
             };
             let Some(peer_slot) = core.slots.of(&peer.session) else { break Pause::Idle };
             let mut responder = peer.responder.lock();
-            if peer.is_destroyed() {
-                drop(responder);
-                self.peer = Weak::new();
-                continue;
+            // It may have gone, or have been reset, before its lock was ours. Now it stays.
+            if peer.is_destroyed() || !self.is_peer(&peer) {
+                break Pause::More;
             }
             let burst = Burst::enter_all(&[&*own_slot, &*peer_slot]);
             // Requests of this queue pair share the burst and the peer's lock for as long as they
@@ -418,6 +435,11 @@ impl Requester {
         self.wait = Wait::Until { time, reason };
         core.timers.at(time, qp);
     }
+}
+
+/// Whether messages reach a queue pair in its state.
+fn receives(peer: &Qp) -> bool {
+    matches!(peer.state(), QpState::Rtr | QpState::Rts | QpState::Sqd)
 }
 
 fn page_of(va: Gva) -> Gva {
