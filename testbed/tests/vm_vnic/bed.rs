@@ -196,7 +196,7 @@ pub fn kernel_is_content(guest: &Guest) -> Result<()> {
 
 fn show(name: &str, text: &str) {
     let lines = text.lines().collect::<Vec<_>>();
-    eprintln!("--- {name}:\n{}", lines[lines.len().saturating_sub(80)..].join("\n"));
+    eprintln!("--- {name}:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
 }
 
 /// Asks again and again until the answer is `Some`, for [`LIMIT`]; then the last refusal is told.

@@ -38,7 +38,7 @@ pub fn come_and_go(series: Series) -> Result<()> {
         nothing_is_held(bed, 1)?;
 
         // The right one ends in good order, the left one is killed; the right one is first again.
-        bed.right().command(["poweroff", "-f"]).spawn()?;
+        let _off = bed.right().command(["poweroff", "-f"]).spawn()?;
         bed.pair.right.wait(LIMIT)?;
         bed.pair.left.kill()?;
         port_is_free(bed, 0)?;
