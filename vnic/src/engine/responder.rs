@@ -65,6 +65,9 @@ pub struct Responder {
     rnr_delay: Duration,
     /// Number of the requester that waits for a receive element.
     waiter: Option<u32>,
+    /// What the driver was told last about its doorbell, so that a message in the usual case leaves
+    /// the driver's cache line alone.
+    wants: bool,
     established: bool,
 }
 
@@ -79,6 +82,7 @@ impl Responder {
             access: AccessFlags::empty(),
             rnr_delay: Duration::ZERO,
             waiter: None,
+            wants: false,
             established: false,
         }
     }
@@ -86,6 +90,7 @@ impl Responder {
     /// Back to the RESET state.
     pub fn reset(&mut self, memory: &RingMemory) {
         self.forget();
+        self.wants = true;
         self.want_doorbell(memory, false);
         self.established = false;
     }
@@ -104,7 +109,10 @@ impl Responder {
         self.rnr_delay = rnr_delay(attr.min_rnr_timer);
     }
 
-    fn want_doorbell(&self, memory: &RingMemory, want: bool) {
+    fn want_doorbell(&mut self, memory: &RingMemory, want: bool) {
+        if std::mem::replace(&mut self.wants, want) == want {
+            return;
+        }
         let word = memory.word32(QP_RQ_WANTS_DOORBELL as usize);
         // Relaxed: `take` issues the fence that matters.
         word.store(u32::from(want).to_le(), Ordering::Relaxed);
