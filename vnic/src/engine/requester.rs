@@ -11,6 +11,7 @@ use crate::object::qp::Qp;
 use crate::object::qp::attr::ack_timeout;
 use crate::port::MAX_MESSAGE;
 use crate::ring::sq::{Element, WorkRing};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use vnic_abi::config::Features;
@@ -504,8 +505,17 @@ pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
 
 /// A doorbell may mean a new receive element that a sender waits for.
 fn wake_sender(qp: &Arc<Qp>) {
+    // SeqCst: pairs with itself. The receiver's worker took the doorbell before and reads the flag
+    // behind; the sender's worker set the flag before and looks at the ring behind. So either the
+    // former sees the flag or the latter the element.
+    fence(Ordering::SeqCst);
+    // Relaxed: ordered by the fence.
+    if !qp.sender_waits.load(Ordering::Relaxed) {
+        return;
+    }
     let mut responder = qp.responder.lock();
     if !responder.has_waiter() {
+        qp.sender_waits.store(false, Ordering::Relaxed);
         return;
     }
     if let Some(waiter) = responder.take_waiter(&qp.memory) {

@@ -147,6 +147,9 @@ impl Responder {
         }
         let Some(request) = self.take(&qp.memory) else {
             self.waiter = Some(sender);
+            // Relaxed: the fence that matters is in `wake_sender`, which the sender calls when it
+            // has begun to wait.
+            qp.sender_waits.store(true, Ordering::Relaxed);
             return Err(Nak::Rnr(self.rnr_delay));
         };
         self.want_doorbell(&qp.memory, false);

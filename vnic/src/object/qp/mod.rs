@@ -82,6 +82,9 @@ pub struct Qp {
     pub requester: Mutex<Requester>,
     /// The receiving half.
     pub responder: Mutex<Responder>,
+    /// Whether the receiving half may know a sender that waits for a receive element. Changed with its
+    /// lock held; read without, since the lock is held by the peer's worker for whole bursts.
+    pub sender_waits: AtomicBool,
     /// What the guest answered to the page request that the requester waits for.
     pub page_answer: Mutex<Option<PageAnswer>>,
     /// Whether the worker has it in its schedule. Only the owning worker touches it.
@@ -223,6 +226,7 @@ impl Session {
                 memory,
                 requester: Mutex::new(Requester::new(params.sq_depth, params.sq_stride)),
                 responder: Mutex::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
+                sender_waits: AtomicBool::new(false),
                 page_answer: Mutex::new(None),
                 scheduled: AtomicBool::new(false),
                 timer: AtomicU64::new(0),
