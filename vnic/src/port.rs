@@ -53,6 +53,8 @@ pub struct Limits {
     pub max_cq_depth: u32,
     /// Outstanding READs and atomics of a queue pair.
     pub max_rd_atomic: u32,
+    /// Pages of all rings together; the daemon needs 16 bytes for each.
+    pub max_ring_pages: u32,
 }
 
 impl Default for Limits {
@@ -68,6 +70,7 @@ impl Default for Limits {
             max_rq_depth: 16384,
             max_cq_depth: 1 << 17,
             max_rd_atomic: 16,
+            max_ring_pages: 1 << 20,
         }
     }
 }

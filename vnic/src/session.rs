@@ -11,6 +11,7 @@ use crate::object::qp::Qp;
 use crate::object::space::Space;
 use crate::object::table::Table;
 use crate::port::{Limits, PortConfig, PortEvents};
+use crate::ring::memory::PageBudget;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -81,6 +82,8 @@ pub struct Session {
     pub qps: Mutex<HashMap<u32, Arc<Qp>>>,
     /// GID table.
     pub gids: Mutex<Vec<Option<Gid>>>,
+    /// Pages that its rings may still have.
+    pub ring_pages: Arc<PageBudget>,
     /// Page requests that the guest has not answered.
     pub page_requests: Mutex<PageRequestTable>,
     /// Statistics.
@@ -125,6 +128,7 @@ impl Session {
             cqs: Mutex::new(Table::new(limits.max_cq)),
             qps: Mutex::new(HashMap::new()),
             gids: Mutex::new(vec![None; limits.max_gid as usize]),
+            ring_pages: PageBudget::new(limits.max_ring_pages),
             page_requests: Mutex::new(PageRequestTable::new(FaultLimits {
                 requests: MAX_PAGE_REQUESTS,
                 waiters: waiters.saturating_mul(2),

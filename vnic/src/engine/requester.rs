@@ -196,7 +196,7 @@ impl Requester {
             status: status.0,
             ..Cqe::default()
         };
-        let published = qp.send_cq.publish(cqe, false, &*qp.session.up);
+        let published = qp.send_cq.publish(cqe, false);
         if published.is_err() {
             fail(qp, EventKind::QpFatal, &mut core.later);
         } else if status != WcStatus::Success {

@@ -223,7 +223,7 @@ impl Responder {
             later.event(qp, EventKind::CommEstablished);
         }
         self.established = true;
-        qp.recv_cq.publish(cqe, solicited, &*qp.session.up).map_err(|_| {
+        qp.recv_cq.publish(cqe, solicited).map_err(|_| {
             fail(qp, EventKind::QpFatal, later);
             Nak::RemoteOperation
         })
@@ -234,7 +234,7 @@ impl Responder {
         if let Some(receiving) = self.receiving.take() {
             let cqe = self.cqe(qp, receiving.wr_id, status);
             // An overrun is told by an event of its own.
-            let _ = qp.recv_cq.publish(cqe, true, &*qp.session.up);
+            let _ = qp.recv_cq.publish(cqe, true);
             later.notify_recv(qp);
         }
         enter_error(qp, later);
@@ -263,7 +263,7 @@ impl Responder {
             };
             wr_id = None;
             let cqe = self.cqe(qp, id, WcStatus::WrFlushErr);
-            if qp.recv_cq.publish(cqe, true, &*qp.session.up).is_err() {
+            if qp.recv_cq.publish(cqe, true).is_err() {
                 return false;
             }
         }

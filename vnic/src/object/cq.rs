@@ -34,6 +34,8 @@ struct Producer {
     /// The memory; `None` once the queue is destroyed.
     memory: Option<RingMemory>,
     overrun: bool,
+    /// The guest has not been told of the overrun yet.
+    untold: bool,
     /// Completions since the arm word was last looked at.
     fresh: bool,
     /// One of them was solicited or failed.
@@ -53,13 +55,13 @@ pub struct Cq {
 }
 
 impl Cq {
-    /// Publishes a completion. The event, if one is due, is sent by [`Self::notify`].
+    /// Publishes a completion. Events, if any are due, are sent by [`Self::notify`].
     ///
     /// # Errors
     ///
-    /// [`Overrun`] if there was no room; the first time, the guest is told by an event.
+    /// [`Overrun`] if there was no room; the guest is told by an event, once.
     #[inline]
-    pub fn publish(&self, cqe: Cqe, solicited: bool, up: &dyn PortEvents) -> Result<(), Overrun> {
+    pub fn publish(&self, cqe: Cqe, solicited: bool) -> Result<(), Overrun> {
         let mut producer = self.producer.lock();
         let Producer { ring, memory: Some(memory), overrun, .. } = &mut *producer else {
             // Destroyed: the queue pairs were, too; nobody is left to see it.
@@ -70,8 +72,7 @@ impl Cq {
         }
         if let Err(error) = ring.publish(memory, cqe) {
             *overrun = true;
-            drop(producer);
-            up.event(self.event(EventKind::CqError));
+            producer.untold = true;
             return Err(error);
         }
         producer.fresh = true;
@@ -79,10 +80,14 @@ impl Cq {
         Ok(())
     }
 
-    /// Sends the completion event if the driver armed the queue. Call after a batch.
+    /// Sends the completion event if the driver armed the queue, and tells of an overrun. Call after a
+    /// batch, outside bursts.
     #[inline]
     pub fn notify(&self, up: &dyn PortEvents) {
         let mut producer = self.producer.lock();
+        if std::mem::take(&mut producer.untold) {
+            up.event(self.event(EventKind::CqError));
+        }
         if !std::mem::take(&mut producer.fresh) {
             return;
         }
@@ -121,11 +126,12 @@ impl Session {
             return Err(Status::BadSize);
         }
         let bytes = u64::from(CQ_RING_OFFSET) + u64::from(params.depth) * u64::from(CQE_SIZE);
-        let memory = RingMemory::new(&self.ram, &params.pages, bytes)?;
+        let memory = RingMemory::new(&self.ram, &self.ring_pages, &params.pages, bytes)?;
         let producer = Producer {
             ring: CompletionRing::new(params.depth),
             memory: Some(memory),
             overrun: false,
+            untold: false,
             fresh: false,
             solicited: false,
         };

@@ -95,11 +95,14 @@ impl CompletionRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::memory::PageBudget;
     use crate::session::testing::ram;
     use vnic_iommu::addr::Gpa;
 
     fn ring() -> (RingMemory, CompletionRing) {
-        let memory = RingMemory::new(&ram(), &[Gpa(0x1000), Gpa(0x5000)], 8192).unwrap();
+        let memory =
+            RingMemory::new(&ram(), &PageBudget::new(16), &[Gpa(0x1000), Gpa(0x5000)], 8192)
+                .unwrap();
         (memory, CompletionRing::new(4))
     }
 

@@ -2,7 +2,8 @@
 //! The memory of a queue: a list of guest pages, checked once.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vnic_abi::PAGE_SIZE;
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gpa;
@@ -11,12 +12,51 @@ use vnic_iommu::memory::{GuestRam, HostPtr};
 /// Shift of a page of this interface.
 const SHIFT: u32 = PAGE_SIZE.trailing_zeros();
 
+/// How many pages the rings of one guest may have together.
+///
+/// A guest can list the same page in every ring, so that its own memory is no bound for what the
+/// device has to remember.
+#[derive(Debug)]
+pub struct PageBudget {
+    left: AtomicU64,
+}
+
+impl PageBudget {
+    /// For `pages` pages.
+    pub fn new(pages: u32) -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(pages.into()) })
+    }
+
+    fn take(self: &Arc<Self>, pages: u64) -> Result<Share, Status> {
+        // Relaxed: a sum that orders nothing.
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(pages))
+            .map(|_| Share { budget: self.clone(), pages })
+            .map_err(|_| Status::Limit)
+    }
+}
+
+/// Part of a budget, given back when it is dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<PageBudget>,
+    pages: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // Relaxed: as in `take`.
+        self.budget.left.fetch_add(self.pages, Ordering::Relaxed);
+    }
+}
+
 /// Pages of guest memory that follow each other in the queue's own offsets.
 #[derive(Debug)]
 pub struct RingMemory {
     pages: Box<[HostPtr]>,
     /// Keeps the mappings alive that `pages` points into.
     _ram: GuestRam,
+    _share: Share,
 }
 
 #[allow(unsafe_code)] // reason: raw pointers suppress the auto trait
@@ -30,11 +70,17 @@ impl RingMemory {
     /// # Errors
     ///
     /// `BadSize` if the list is shorter or longer, `BadAddress` if a page is outside RAM, not aligned,
-    /// or listed twice.
-    pub fn new(ram: &GuestRam, pages: &[Gpa], len: u64) -> Result<Self, Status> {
+    /// or listed twice, `Limit` if the budget has not as many pages left.
+    pub fn new(
+        ram: &GuestRam,
+        budget: &Arc<PageBudget>,
+        pages: &[Gpa],
+        len: u64,
+    ) -> Result<Self, Status> {
         if pages.len() as u64 != len.div_ceil(PAGE_SIZE) {
             return Err(Status::BadSize);
         }
+        let share = budget.take(pages.len() as u64)?;
         let mut seen = HashSet::with_capacity(pages.len());
         let pages = pages
             .iter()
@@ -44,7 +90,7 @@ impl RingMemory {
             })
             .collect::<Option<Box<[HostPtr]>>>()
             .ok_or(Status::BadAddress)?;
-        Ok(Self { pages, _ram: ram.clone() })
+        Ok(Self { pages, _ram: ram.clone(), _share: share })
     }
 
     #[inline]
@@ -95,7 +141,7 @@ mod tests {
         let ram = ram();
         let make = |pages: &[u64], len| {
             let pages: Vec<Gpa> = pages.iter().copied().map(Gpa).collect();
-            RingMemory::new(&ram, &pages, len).map(drop)
+            RingMemory::new(&ram, &PageBudget::new(16), &pages, len).map(drop)
         };
         assert_eq!(make(&[0x1000, 0x3000], 8192), Ok(()));
         assert_eq!(make(&[0x1000, 0x3000], 4097), Ok(()));
@@ -104,5 +150,18 @@ mod tests {
         assert_eq!(make(&[0x1000, 0x1000], 8192), Err(Status::BadAddress));
         assert_eq!(make(&[0x1008], 4096), Err(Status::BadAddress));
         assert_eq!(make(&[!0xfff], 4096), Err(Status::BadAddress));
+    }
+
+    #[test]
+    fn a_budget_is_shared_and_given_back() {
+        let (ram, budget) = (ram(), PageBudget::new(3));
+        let make = |pages: &[Gpa]| RingMemory::new(&ram, &budget, pages, pages.len() as u64 * 4096);
+        let two = make(&[Gpa(0x1000), Gpa(0x2000)]).unwrap();
+        assert_eq!(make(&[Gpa(0x1000), Gpa(0x2000)]).map(drop), Err(Status::Limit));
+        let one = make(&[Gpa(0x1000)]).unwrap();
+        drop(two);
+        assert_eq!(make(&[Gpa(0x1000), Gpa(0x1008)]).map(drop), Err(Status::BadAddress));
+        make(&[Gpa(0x1000), Gpa(0x2000)]).unwrap();
+        drop(one);
     }
 }

@@ -107,12 +107,13 @@ impl WorkRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::memory::PageBudget;
     use crate::session::testing::ram;
     use vnic_iommu::addr::Gpa;
 
     #[test]
     fn elements_are_taken_once_per_lap_and_in_order() {
-        let memory = RingMemory::new(&ram(), &[Gpa(0x1000)], 4096).unwrap();
+        let memory = RingMemory::new(&ram(), &PageBudget::new(16), &[Gpa(0x1000)], 4096).unwrap();
         let mut ring = WorkRing::new(0, 4, 128);
         let mut element = Element::EMPTY;
         assert!(!ring.take(&memory, &mut element));
