@@ -160,13 +160,14 @@ fn ratio(vnic: Option<&Measurement>, other: Option<&Measurement>) -> String {
     if times.is_finite() { number(times) } else { MISSING.into() }
 }
 
-/// Three significant digits, or all before the point.
+/// About three significant digits, or all before the point.
 fn number(value: f64) -> String {
     match value {
         _ if value >= 99.95 => format!("{value:.0}"),
         _ if value >= 9.995 => format!("{value:.1}"),
-        _ if value >= 0.01 => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
+        _ if value >= 0.0995 => format!("{value:.2}"),
+        _ if value >= 0.001 => format!("{value:.4}"),
+        _ => format!("{value:.1e}"),
     }
 }
 
@@ -176,7 +177,8 @@ mod tests {
 
     #[test]
     fn numbers_keep_three_digits() {
-        let numbers = [1234.5, 99.96, 12.345, 9.996, 1.0, 0.25, 0.00123];
-        assert_eq!(numbers.map(number), ["1234", "100", "12.3", "10.0", "1.00", "0.25", "0.0012"]);
+        let numbers = [1234.5, 99.96, 12.345, 9.996, 1.0, 0.25, 0.0123, 0.000_004];
+        let texts = ["1234", "100", "12.3", "10.0", "1.00", "0.25", "0.0123", "4.0e-6"];
+        assert_eq!(numbers.map(number), texts);
     }
 }

@@ -19,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Polled for, which gives the number in the table; then checked; then with completion events.
 pub(super) const PING_PONGS: [Options; 4] = [
-    Options { bytes: 4096, iterations: 100, check: false, events: false },
-    Options { bytes: 4096, iterations: 20, check: true, events: false },
+    Options { bytes: 4096, iterations: 50, check: false, events: false },
+    Options { bytes: 4096, iterations: 10, check: true, events: false },
     Options { bytes: 1 << 20, iterations: 4, check: true, events: false },
     Options { bytes: 4096, iterations: 20, check: true, events: true },
 ];

@@ -145,6 +145,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn everything(&mut self) -> std::result::Result<(), Failed> {
+        self.progress.group("setting up".into());
         let vnic = self.stage("setting up the vNIC", |run| vnic::set_up(run.pair))?;
         let mut devices = vec![(Transport::Vnic, vnic)];
         if self.options.rxe {
