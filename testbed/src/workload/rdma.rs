@@ -48,11 +48,13 @@ pub fn wait_until_ready(
     }
 }
 
-/// Prints the state of the port, then index, type and value of every GID that is in use.
+/// Prints the state of the port, then index, type and value of every GID that is in use. Without
+/// a program for each: tables of a thousand are usual, most of it unused and refused to be read.
 fn script(name: &str) -> String {
     format!(
         "cd /sys/class/infiniband/{name}/ports/1 && cat state && for i in gid_attrs/types/*; do \
-         i=${{i##*/}}; type=$(cat gid_attrs/types/$i 2>/dev/null) && echo \"$i|$type|$(cat gids/$i)\"; done"
+         read -r type <$i && i=${{i##*/}} && read -r gid <gids/$i && echo \"$i|$type|$gid\"; \
+         done 2>/dev/null"
     )
 }
 

@@ -15,9 +15,6 @@ use crate::{
 /// Sizes of the messages that sockperf sends; the smallest is its header.
 pub const BYTES: RangeInclusive<u64> = 14..=(1 << 20) - 1;
 
-/// Time is the kernel's: sockperf would take a second to calibrate the processor's counter.
-const CLOCK: &str = "--no-rdtsc";
-
 /// The size that stands for messages of `bytes`, if there is one: the smallest for all below it,
 /// the largest for 1 MiB, which is one byte more.
 pub fn stand_in(bytes: u64) -> Option<u64> {
@@ -65,7 +62,7 @@ impl<'a> Server<'a> {
         let port = number.to_string();
         // Without the size, it drops who sends more than fits into a datagram.
         let most = BYTES.end().to_string();
-        let options = ["--tcp", CLOCK, "-i", ADDRESSES[0], "-p", &port, "-m", &most];
+        let options = ["--tcp", "-i", ADDRESSES[0], "-p", &port, "-m", &most];
         let server =
             left.command(["sockperf", "server"].iter().chain(&options).copied()).spawn()?;
         let server = wait_until_listening(left, server, number, SERVER_LIMIT)?;
@@ -79,7 +76,7 @@ impl<'a> Server<'a> {
     pub fn ping_pong(&self, bytes: u64, seconds: u32) -> Result<PingPong> {
         let [_, right] = self.pair.guests();
         let (size, time) = (bytes.to_string(), seconds.to_string());
-        let address = ["--tcp", CLOCK, "-i", ADDRESSES[0], "-p", &self.port];
+        let address = ["--tcp", "-i", ADDRESSES[0], "-p", &self.port];
         let size = ["-m", &size, "-t", &time];
         let client = ["sockperf", "ping-pong"].iter().chain(&address).chain(&size).copied();
         let limit = SERVER_LIMIT + Duration::from_secs(u64::from(seconds));
