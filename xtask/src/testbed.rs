@@ -106,10 +106,15 @@ pub fn run(args: Args) -> Result<()> {
 
     let report = &outcome.report;
     report.write(&folder)?;
+    let logs = folder.join("logs");
+    // Those of an earlier failure would only mislead.
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs)
+            .with_context(|| format!("cannot remove {}", logs.display()))?;
+    }
     let text = if args.json { report.json()? } else { shown(report, &folder) };
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
     let Some(failure) = &outcome.failure else { return Ok(()) };
-    let logs = folder.join("logs");
     failure.write_logs(&logs)?;
     anyhow::bail!("{failure}\nThe whole logs are in {}.", logs.display())
 }
@@ -132,10 +137,7 @@ fn shown(report: &Report, folder: &Path) -> String {
         environment.cores,
     );
     for check in &report.checks {
-        let contents = if check.contents_checked { ", contents checked" } else { "" };
-        let (program, options) = (check.program, &check.options);
-        text +=
-            &format!("{program} {options} over {}: {}{contents}\n", check.transport, check.result);
+        text += &format!("{check}\n");
     }
     let table = table::render(report, Style::Terminal);
     if !table.is_empty() {

@@ -26,7 +26,7 @@ impl Sizes {
     /// From 2 B to 1 MiB, or 8 MiB for bandwidth, in steps that leave a run short.
     pub fn steps() -> Self {
         Self {
-            latency: vec![2, 64, 4 << 10, 64 << 10, 1 << 20],
+            latency: vec![2, 4 << 10, 64 << 10, 1 << 20],
             bandwidth: vec![2, 64, 4 << 10, 64 << 10, 1 << 20, 8 << 20],
         }
     }

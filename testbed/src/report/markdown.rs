@@ -23,15 +23,7 @@ pub fn render(report: &Report) -> String {
     if !table.is_empty() {
         section(&mut text, "Results", &format!("{table}\n\n{LEGEND}"));
     }
-    let checks = report.checks.iter().map(|check| {
-        let contents = if check.contents_checked { ", contents checked" } else { "" };
-        let options =
-            if check.options.is_empty() { String::new() } else { format!(" {}", check.options) };
-        format!(
-            "- `{}{options}` over {}: {}{contents}\n",
-            check.program, check.transport, check.result
-        )
-    });
+    let checks = report.checks.iter().map(|check| format!("- {check}\n"));
     section(&mut text, "Checks", &checks.collect::<String>());
     section(
         &mut text,

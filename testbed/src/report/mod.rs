@@ -10,7 +10,7 @@ pub mod environment;
 pub mod markdown;
 pub mod table;
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,17 @@ pub struct Check {
     pub contents_checked: bool,
     /// What it said, in a line.
     pub result: String,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program)?;
+        if !self.options.is_empty() {
+            write!(f, " {}", self.options)?;
+        }
+        write!(f, " over {}: {}", self.transport, self.result)?;
+        f.write_str(if self.contents_checked { ", contents checked" } else { "" })
+    }
 }
 
 impl Report {

@@ -110,9 +110,10 @@ pub fn run(provision: &Provision, options: &Options, since: Instant) -> Result<O
         report: Report::new(environment, settings),
         progress: Progress::new(steps(options)),
     };
-    let ended = run
-        .everything()
-        .and_then(|()| run.stage("the guests' kernels", |run| logs::check(run.pair)));
+    let ended = run.everything().and_then(|()| {
+        run.progress.group("looking at the kernels' logs".into());
+        run.stage("the guests' kernels", |run| logs::check(run.pair))
+    });
     let Run { mut report, progress, .. } = run;
     progress.finish();
     report.notes.extend(notes::of(&report, options));
