@@ -20,6 +20,15 @@ pub(super) fn of(report: &Report, options: &Options) -> Vec<String> {
                 .into(),
         );
     }
+    let bandwidth = options.programs.iter().any(|p| p.kind() == Kind::Bandwidth);
+    if options.sweep && bandwidth {
+        notes.push(
+            "Bandwidths come from one run over all sizes. Those of small messages last \
+             milliseconds, and a time slice lost to another program moves them; --full and --sizes \
+             measure each size for longer."
+                .into(),
+        );
+    }
     if !options.rxe {
         notes.push("rxe was left out, as asked.".into());
     }
