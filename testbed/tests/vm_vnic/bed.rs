@@ -2,6 +2,7 @@
 //! A pair of guests on a daemon, what a test asks of it, and what is said when it fails.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
@@ -176,6 +177,11 @@ impl Bed {
         }
         for (name, text) in self.pair.logs() {
             show(&name, &text);
+        }
+        if self.pair.daemon.is_none() {
+            let log = self.pair.run.path().join("daemon.log");
+            show("daemon that was stopped", &fs::read_to_string(log).unwrap_or_default());
+            return;
         }
         match self.status() {
             Ok(status) => eprintln!("--- status of the daemon:\n{status:#?}"),

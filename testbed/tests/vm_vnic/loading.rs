@@ -54,14 +54,14 @@ fn load_and_unload(bed: &Bed, number: u64) -> Result<()> {
     let guest = bed.left();
     guest.run(["modprobe", vnic::MODULE], LIMIT)?;
     ensure!(bed.status()?.port(0).driver, "the daemon knows no driver");
-    if number % PROGRAM_EVERY == 0 {
+    if number.is_multiple_of(PROGRAM_EVERY) {
         run_a_program(bed)?;
     }
     guest.run(["modprobe", "-r", vnic::MODULE], LIMIT)?;
     let status = bed.status()?;
     let (driver, held) = (status.port(0).driver, status.port(0).holds()?);
     ensure!(!driver && held.is_empty(), "the daemon: driver {driver}, holds {held:?}");
-    if number % PROGRAM_EVERY == 0 {
+    if number.is_multiple_of(PROGRAM_EVERY) {
         guest.shell(format!("test ! -e /sys/module/{}", vnic::MODULE)).limit(LIMIT).run()?;
         kernel_is_content(guest)?;
     }
@@ -93,7 +93,6 @@ fn nothing_is_lost(guest: &Guest, before: &Memory) -> Result<()> {
         });
         let grown = grown.filter(|(_, by)| *by >= limit).collect::<Vec<_>>();
         let pages = now.pages - before.pages;
-        eprintln!("after the loads there are {pages} pages more, and objects: {grown:?}");
         Ok(if grown.is_empty() && pages < limit {
             Ok(())
         } else {

@@ -136,6 +136,6 @@ fn another_device_does_pin(bed: &Bed) -> Result<()> {
     shell.buffer(0, "memory", 4 << 20, 1)?;
     let pinned = shell.kilobytes("VmPin")?;
     ensure!(pinned >= 4096, "rxe has pinned {pinned} kB of 4 MiB");
-    shell.leave("close")?;
-    Ok(rxe::tear_down(&bed.pair)?)
+    // The device goes with its machine: to remove it takes rxe half a minute.
+    shell.leave("close")
 }
