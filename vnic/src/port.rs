@@ -140,35 +140,6 @@ impl PortConfig {
 /// Optional parts that this device has.
 const OFFERED: Features = Features::ATOMIC;
 
-/// Objects and work of a port, for `vnic status`.
-#[derive(Debug, Clone, Serialize)]
-pub struct PortSnapshot {
-    /// Name of the port.
-    pub name: String,
-    /// Whether a driver has started the device.
-    pub driver: bool,
-    /// Bound address spaces.
-    pub pasids: u32,
-    /// Contexts.
-    pub contexts: u32,
-    /// Protection domains.
-    pub pds: u32,
-    /// Memory regions.
-    pub mrs: u32,
-    /// Completion queues.
-    pub cqs: u32,
-    /// Queue pairs.
-    pub qps: u32,
-    /// Page requests that wait for an answer.
-    pub page_requests_outstanding: u32,
-    /// Page requests sent.
-    pub page_requests: u64,
-    /// Send requests completed.
-    pub send_requests: u64,
-    /// Payload bytes copied.
-    pub bytes: u64,
-}
-
 /// A port with a guest behind it.
 pub struct Port {
     device: Arc<Device>,
@@ -314,24 +285,9 @@ impl Port {
         self.session().map(|session| session.counters()).unwrap_or_default()
     }
 
-    /// The same for people and tests.
-    pub fn snapshot(&self) -> PortSnapshot {
-        let driver = self.session().is_ok();
-        let counters = self.counters();
-        PortSnapshot {
-            name: self.config.name.clone(),
-            driver,
-            pasids: counters.pasids.get(),
-            contexts: counters.contexts.get(),
-            pds: counters.pds.get(),
-            mrs: counters.mrs.get(),
-            cqs: counters.cqs.get(),
-            qps: counters.qps.get(),
-            page_requests_outstanding: counters.page_requests_outstanding.get(),
-            page_requests: counters.page_requests.get(),
-            send_requests: counters.send_requests.get(),
-            bytes: counters.bytes.get(),
-        }
+    /// Whether a driver has started the device.
+    pub fn has_driver(&self) -> bool {
+        self.session().is_ok()
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::PortServer;
 use crate::device::Device;
-use crate::port::PortSnapshot;
+use vnic_abi::ctrl::Counters;
 
 /// The whole daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ impl PortReport {
     /// The state of one port.
     pub fn take(server: &PortServer) -> Self {
         let config = server.config();
-        let snapshot = server.port().map(|port| port.snapshot());
+        let port = server.port();
         Self {
             name: config.name.clone(),
             network: config.network.clone(),
@@ -92,25 +92,25 @@ impl PortReport {
             socket: server.socket().to_owned(),
             connected: server.connected(),
             connections: server.connections(),
-            driver: snapshot.as_ref().is_some_and(|snapshot| snapshot.driver),
-            objects: snapshot.as_ref().map(Objects::from).unwrap_or_default(),
+            driver: port.as_ref().is_some_and(|port| port.has_driver()),
+            objects: port.map(|port| Objects::from(port.counters())).unwrap_or_default(),
         }
     }
 }
 
-impl From<&PortSnapshot> for Objects {
-    fn from(snapshot: &PortSnapshot) -> Self {
+impl From<Counters> for Objects {
+    fn from(counters: Counters) -> Self {
         Self {
-            pasids: snapshot.pasids,
-            contexts: snapshot.contexts,
-            pds: snapshot.pds,
-            mrs: snapshot.mrs,
-            cqs: snapshot.cqs,
-            qps: snapshot.qps,
-            page_requests_outstanding: snapshot.page_requests_outstanding,
-            page_requests: snapshot.page_requests,
-            send_requests: snapshot.send_requests,
-            bytes: snapshot.bytes,
+            pasids: counters.pasids.get(),
+            contexts: counters.contexts.get(),
+            pds: counters.pds.get(),
+            mrs: counters.mrs.get(),
+            cqs: counters.cqs.get(),
+            qps: counters.qps.get(),
+            page_requests_outstanding: counters.page_requests_outstanding.get(),
+            page_requests: counters.page_requests.get(),
+            send_requests: counters.send_requests.get(),
+            bytes: counters.bytes.get(),
         }
     }
 }
