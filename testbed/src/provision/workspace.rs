@@ -118,8 +118,10 @@ impl Workspace {
         for (name, value) in environment {
             inside = inside.env(name, *value);
         }
+        // Cargo would take rustup's stand-in for clippy out of its own home, and rustup is not here.
+        let program = if arguments.first() == Some(&"clippy") { "cargo-clippy" } else { "cargo" };
         let arguments = [arguments, &["--release", "--offline", "--locked"], last].concat();
-        let command = inside.command("cargo", &arguments);
+        let command = inside.command(program, &arguments);
         logged::run(command, &format!("cargo {}", arguments.join(" ")), log, step)
     }
 
