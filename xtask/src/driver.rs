@@ -4,7 +4,6 @@
 use crate::tools;
 use anyhow::Result;
 use vnic_testbed::provision::Provision;
-use vnic_testbed::provision::image::Overlay;
 use vnic_testbed::provision::kernel::{Kernel, Series};
 use vnic_testbed::provision::workspace::Workspace;
 
@@ -55,12 +54,8 @@ pub fn provider() -> Result<()> {
 /// Builds guest images with module and provider in them and says where they are.
 pub fn image(args: &KernelArgs) -> Result<()> {
     let provision = prepare()?;
-    let provider = provision.build_provider()?;
     for kernel in args.kernels(&provision)? {
-        let mut overlays = provider.overlays()?;
-        for module in provision.build_kmod(&kernel)? {
-            overlays.push(Overlay::module(&kernel, &module)?);
-        }
+        let overlays = provision.guest_driver(&kernel)?;
         println!("{}", provision.image(&kernel, &overlays)?.initramfs.display());
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! Everything is built once and kept in a [`cache`] by the hash of its inputs.
 
 pub mod cache;
+pub mod guest_program;
 pub mod image;
 pub mod kernel;
 pub mod progress;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use self::{
     cache::Cache,
+    guest_program::GuestProgram,
     image::{Image, Overlay},
     kernel::{Kernel, Series},
     provider::Provider,
@@ -138,6 +140,27 @@ impl Provision {
     /// When it finds something, with the end of the output.
     pub fn lint_provider(&self) -> Result<()> {
         provider::lint(&self.cache, &self.root, &self.workspace)
+    }
+
+    /// Compiles the programs of `testbed/guest-programs`.
+    ///
+    /// # Errors
+    /// When the compiler refuses one, with what it says.
+    pub fn build_guest_programs(&self) -> Result<Vec<GuestProgram>> {
+        let folder = self.workspace.root().join("testbed/guest-programs");
+        guest_program::build(&self.cache, &self.root, &folder)
+    }
+
+    /// What makes a guest use a vNIC: the module for `kernel` and the provider.
+    ///
+    /// # Errors
+    /// When one of them cannot be built.
+    pub fn guest_driver(&self, kernel: &Kernel) -> Result<Vec<Overlay>> {
+        let mut overlays = self.build_provider()?.overlays()?;
+        for module in self.build_kmod(kernel)? {
+            overlays.push(Overlay::module(kernel, &module)?);
+        }
+        Ok(overlays)
     }
 
     /// Packs a guest image with `overlays` over the packages.

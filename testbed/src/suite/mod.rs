@@ -22,12 +22,7 @@ use crate::{
     daemon::DaemonConfig,
     error::{Error, Result},
     measure::{Kind, Program, Sizes, Transport},
-    provision::{
-        Provision,
-        image::{Image, Overlay},
-        kernel::Series,
-        progress::Step,
-    },
+    provision::{Provision, image::Image, kernel::Series, progress::Step},
     report::{Environment, Report, Settings},
     topology::{Pair, PairConfig},
     vm::Accelerator,
@@ -127,10 +122,7 @@ pub fn run(provision: &Provision, options: &Options, since: Instant) -> Result<O
 /// Builds the guest driver, and the image with it.
 fn image(provision: &Provision, series: Series) -> Result<Image> {
     let kernel = provision.kernel(series)?;
-    let mut overlays = provision.build_provider()?.overlays()?;
-    for module in provision.build_kmod(&kernel)? {
-        overlays.push(Overlay::module(&kernel, &module)?);
-    }
+    let overlays = provision.guest_driver(&kernel)?;
     provision.image(&kernel, &overlays)
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::{Mutex, PoisonError},
     thread,
@@ -16,10 +16,8 @@ use vnic_testbed::{
     guest::Guest,
     provision::{
         Provision,
-        cache::Key,
-        image::{Image, Overlay},
+        image::Image,
         kernel::{Kernel, Series},
-        root::Access,
         workspace::Workspace,
     },
     topology::{ADDRESSES, NETDEV, Pair, PairConfig},
@@ -219,39 +217,9 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Result<T, String>>) 
 }
 
 fn image(provision: &Provision, kernel: &Kernel) -> Result<Image> {
-    let mut overlays = provision.build_provider()?.overlays()?;
-    for module in provision.build_kmod(kernel)? {
-        overlays.push(Overlay::module(kernel, &module)?);
+    let mut overlays = provision.guest_driver(kernel)?;
+    for program in provision.build_guest_programs()? {
+        overlays.push(program.overlay()?);
     }
-    overlays.push(Overlay::host(SHELL, &build_shell(provision)?)?);
     Ok(provision.image(kernel, &overlays)?)
-}
-
-/// Compiles the verbs program in the Debian root, or finds the one compiled before.
-fn build_shell(provision: &Provision) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-programs");
-    let key = Key::new("guest-programs", 1).text(&provision.root().key()).path(&source)?;
-    let mut refused = None;
-    let built = provision.cache().get("guest-programs", &key, |at| {
-        let root = provision.root().inside();
-        let root = root.mount(&source, "source", Access::ReadOnly);
-        let root = root.mount(at, "built", Access::ReadWrite);
-        let arguments = ["-O2", "-Wall", "-Wextra", "-Werror", "-o", "/host/built/verbs-shell"];
-        let files = ["/host/source/verbs-shell.c", "-libverbs"];
-        let mut gcc = root.command("gcc", &[&arguments[..], &files[..]].concat());
-        let output = gcc.output().map_err(|source| vnic_testbed::Error::Io {
-            doing: "compile verbs-shell.c".into(),
-            source,
-        })?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            refused = Some(text.clone());
-            return Err(vnic_testbed::Error::Unfit { what: text, mend: "Mend it".into() });
-        }
-        Ok(())
-    });
-    match refused {
-        Some(text) => bail!("gcc refuses verbs-shell.c:\n{text}"),
-        None => Ok(built?.join("verbs-shell")),
-    }
 }
