@@ -11,6 +11,8 @@
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
 
+pub mod complaint;
+pub mod counters;
 pub mod daemon;
 pub mod error;
 pub mod guest;

@@ -4,6 +4,7 @@
 use std::{fmt, fs, path::Path, process::Command};
 
 use crate::{
+    complaint::kernel_is_content,
     daemon::CONTROL,
     error::{Doing, Error, Result, tail},
     topology::Pair,
@@ -11,17 +12,6 @@ use crate::{
 
 /// Lines of a log that a failure shows; files hold all of them.
 const SHOWN: usize = 60;
-
-/// How a kernel says that something is wrong with it.
-const COMPLAINTS: [&str; 7] = [
-    "WARNING:",
-    "BUG:",
-    "Oops:",
-    "Call Trace:",
-    "general protection fault",
-    "possible circular locking",
-    "blocked for more than",
-];
 
 /// A failed step, and all that was logged until then.
 #[derive(Debug)]
@@ -94,32 +84,12 @@ impl fmt::Display for Failure {
 
 /// Looks for complaints in the logs of both kernels.
 pub(super) fn check(pair: &Pair) -> Result<()> {
-    for guest in pair.guests() {
-        let text = guest.dmesg()?;
-        if let Some(line) = complaint(&text) {
-            return Err(Error::unfit(
-                format!("the kernel of guest {} complained: {line}", guest.name()),
-                "Its whole log is shown below.",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn complaint(dmesg: &str) -> Option<&str> {
-    dmesg.lines().find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)))
+    pair.guests().into_iter().try_for_each(kernel_is_content)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn complaints_are_found() {
-        let bad = "[    1.0] all well\n[    2.0] WARNING: CPU: 0 PID: 1 at x.c:1 x+0x1/0x2\n";
-        assert!(complaint(bad).unwrap().contains("x.c:1"));
-        assert_eq!(complaint("[    1.0] all well\n"), None);
-    }
 
     #[test]
     fn a_failure_names_the_stage_and_shows_the_end_of_every_log() {

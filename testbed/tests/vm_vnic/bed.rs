@@ -4,7 +4,6 @@
 use std::{
     fs,
     path::PathBuf,
-    process::Command,
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -12,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use vnic_testbed::{
-    daemon::{CONTROL, DaemonConfig},
+    daemon::DaemonConfig,
     guest::Guest,
     provision::{
         Provision,
@@ -37,28 +36,13 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// The verbs program of these tests, in the guests.
 pub const SHELL: &str = "/usr/bin/verbs-shell";
 
-/// How a kernel says that something is wrong with it. Memory debugging says "BUG", too.
-const COMPLAINTS: [&str; 12] = [
-    "WARNING:",
-    "BUG:",
-    "BUG ",
-    "Oops",
-    "Call Trace:",
-    "general protection fault",
-    "refcount_t:",
-    "possible circular locking",
-    "possible recursive locking",
-    "suspicious RCU usage",
-    "blocked for more than",
-    "unregister_netdevice: waiting",
-];
-
 /// What a pair is made of, so that a machine can be added to it later.
 pub struct Bed {
     provision: Provision,
     image: Image,
     config: PairConfig,
-    program: PathBuf,
+    /// The daemon's program.
+    pub program: PathBuf,
     /// The guests and the daemon.
     pub pair: Pair,
 }
@@ -141,18 +125,8 @@ impl Bed {
     }
 
     /// What the daemon says of itself. That it says it in time shows that it is well.
-    pub fn status(&self) -> Result<Status> {
-        // A daemon that hangs must not hang the test.
-        let mut ask = Command::new("timeout");
-        ask.arg("20").arg(&self.program).args(["status", "--json", "--socket"]);
-        let output = ask.arg(self.pair.run.path().join(CONTROL)).output()?;
-        ensure!(
-            output.status.success(),
-            "`vnic status` failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Status::read(&output.stdout)
+    pub fn status(&self) -> vnic_testbed::Result<Status> {
+        Status::ask(&self.program, &self.pair)
     }
 
     /// Messages in both directions, with their contents checked.
@@ -190,12 +164,7 @@ impl Bed {
 
 /// Fails if the kernel of a guest has complained about anything.
 pub fn kernel_is_content(guest: &Guest) -> Result<()> {
-    let log = guest.dmesg()?;
-    let complaint = |line: &&str| COMPLAINTS.iter().any(|complaint| line.contains(complaint));
-    match log.lines().find(complaint) {
-        Some(line) => bail!("the kernel of guest {} complained: {line}", guest.name()),
-        None => Ok(()),
-    }
+    Ok(vnic_testbed::complaint::kernel_is_content(guest)?)
 }
 
 fn show(name: &str, text: &str) {
