@@ -394,6 +394,35 @@ static void do_events(void)
 	putchar('\n');
 }
 
+/* child: a process that inherits everything, and does nothing. */
+static void do_child(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return failed("fork");
+	while (!pid) {
+		/* Whoever signals the parent, or waits for the end of its output, means that alone. */
+		setsid();
+		close(STDIN_FILENO);
+		close(STDOUT_FILENO);
+		close(STDERR_FILENO);
+		pause();
+	}
+	answer("ok", "pid=%d", pid);
+}
+
+/* exec KEEP: becomes another program, which keeps the open files of the device (1) or not (0). */
+static void do_exec(char **word)
+{
+	for (int fd = 3; atoi(word[0]) && fd < 256; fd++)
+		fcntl(fd, F_SETFD, 0);
+	answer("ok", "");
+	fflush(stdout);
+	execl("/bin/sleep", "sleep", "100000", NULL);
+	failed("exec");
+}
+
 /* close: destroys everything in order, and ends. */
 static void do_close(void)
 {
@@ -452,6 +481,10 @@ static void command(char *verb, char **word)
 		do_hold(word);
 	else if (!strcmp(verb, "events"))
 		do_events();
+	else if (!strcmp(verb, "child"))
+		do_child();
+	else if (!strcmp(verb, "exec"))
+		do_exec(word);
 	else if (!strcmp(verb, "close"))
 		do_close();
 	else if (!strcmp(verb, "exit"))

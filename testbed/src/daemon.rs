@@ -143,15 +143,22 @@ impl Daemon {
         self.child.try_wait().doing(|| "wait for the daemon".into())
     }
 
+    /// Sends it a signal: `KILL` is a crash, `STOP` a hang and `CONT` the end of one.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // Not reaped yet, so the number is still its own.
+        pid.map_or(Ok(()), |pid| kill_process(pid, signal)).doing(|| "signal the daemon".into())
+    }
+
     /// Asks it to end, and waits.
     ///
     /// # Errors
     /// When it has not ended after ten seconds, with the end of its log.
     pub fn stop(mut self) -> Result<ExitStatus> {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // Not reaped yet, so the number is still its own.
-            kill_process(pid, Signal::TERM).doing(|| "stop the daemon".into())?;
-        }
+        self.signal(Signal::TERM)?;
         let until = Instant::now() + STOP_LIMIT;
         loop {
             if let Some(status) = self.ended()? {

@@ -18,14 +18,15 @@ use crate::{
     shell::{Buffer, RETRY_EXCEEDED, Shell, connect},
 };
 
-const BYTES: u64 = 1 << 20;
+/// Size of the buffers of traffic.
+pub const BYTES: u64 = 1 << 20;
 
 /// `IBV_EVENT_DEVICE_FATAL`.
 pub const DEVICE_FATAL: &str = "8";
 
 /// What a requester may see of a responder that goes: an invalid request, a region or an address
 /// space that is no more, or nobody at all.
-const PEER_IS_GONE: [u64; 4] = [9, 10, 11, RETRY_EXCEEDED];
+pub const PEER_IS_GONE: [u64; 4] = [9, 10, 11, RETRY_EXCEEDED];
 
 pub fn frees_everything(series: Series) -> Result<()> {
     with_pair(series, "", |bed| {
@@ -42,7 +43,7 @@ pub fn frees_everything(series: Series) -> Result<()> {
 }
 
 /// Begins a program that holds some of everything, with traffic from and to it.
-fn busy(bed: &Bed, device: &Device, peer: (&Shell, &Buffer)) -> Result<Shell> {
+pub fn busy(bed: &Bed, device: &Device, peer: (&Shell, &Buffer)) -> Result<Shell> {
     let shell = Shell::start(bed.left(), device, "busy")?;
     shell.say("hold 8")?;
     let buffer = shell.buffer(0, "memory", BYTES, 1)?;

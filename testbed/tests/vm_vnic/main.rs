@@ -4,6 +4,8 @@
 
 mod bed;
 mod counters;
+mod dead;
+mod ends;
 mod going;
 mod loading;
 mod machines;
@@ -32,5 +34,8 @@ with_both_kernels! {
     loading::fifty_times as the_module_loads_fifty_times_6_12, the_module_loads_fifty_times_7_3;
     going::frees_everything as programs_that_go_free_everything_6_12,
         programs_that_go_free_everything_7_3;
+    ends::in_any_order as programs_end_in_any_order_6_12, programs_end_in_any_order_7_3;
+    dead::killed as a_killed_device_holds_nobody_up_6_12, a_killed_device_holds_nobody_up_7_3;
+    dead::frozen as a_frozen_device_holds_nobody_up_6_12, a_frozen_device_holds_nobody_up_7_3;
     machines::come_and_go as machines_come_and_go_6_12, machines_come_and_go_7_3;
 }

@@ -181,6 +181,11 @@ impl Shell {
         self.end().map(drop)
     }
 
+    /// Waits for an end that is not its own doing.
+    pub fn ended(self) -> Result<Output> {
+        self.end()
+    }
+
     /// Says `last`, and waits for the end of the program, which must be a success.
     pub fn leave(self, last: &str) -> Result<()> {
         self.whisper(last)?;
