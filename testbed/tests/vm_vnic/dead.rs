@@ -17,10 +17,13 @@ use vnic_testbed::{
 use crate::{
     bed::{Bed, LIMIT, until, with_pair},
     counters::{held_by_module, nothing_is_held, of_module},
-    ends::{POISON, much_is_missing},
+    ends::{POISON, gets_little_memory, much_is_missing, the_kernel_killed},
     going::{BYTES, DEVICE_FATAL, busy},
     shell::Shell,
 };
+
+/// More memory than the greedy program may have.
+const MORE: u64 = 64 << 20;
 
 /// A crash. What the device held is kept until the module goes, and is not lost then.
 pub fn killed(series: Series) -> Result<()> {
@@ -70,6 +73,9 @@ fn everybody_ends(bed: &Bed, devices: &[Device; 2], how: Signal) -> Result<Vec<S
     let other = Shell::start(left, &devices[0], "other")?;
     let stranger = Shell::start(left, &devices[0], "stranger")?;
     let starved = Shell::start(left, &devices[0], "starved")?;
+    let greedy = Shell::start(left, &devices[0], "greedy")?;
+    gets_little_memory(left, &greedy)?;
+    greedy.buffer(0, "memory", MORE, 1)?;
     much_is_missing(bed, &starved, &peers[1])?;
     bed.pair.daemon.as_ref().context("no daemon")?.signal(how)?;
 
@@ -79,6 +85,10 @@ fn everybody_ends(bed: &Bed, devices: &[Device; 2], how: Signal) -> Result<Vec<S
     other.say("exec 0")?;
     other.kill()?;
     left.shell(format!("kill -9 {child}")).run()?;
+    let pid = greedy.pid();
+    let ended = greedy.leave(&format!("fill 0 0 {MORE} 1"));
+    ensure!(ended.is_err(), "the greedy program ended well");
+    the_kernel_killed(left, pid)?;
     stranger.say("hold 1").err().context("a dead device made new objects")?;
     for (guest, program) in [(left, &stranger), (right, &peers[0])] {
         the_device_is_dead(guest, program)?;

@@ -113,16 +113,9 @@ fn spaces_and_contexts(bed: &Bed, spaces: u64, contexts: u64) -> Result<()> {
 
 /// A peer fills a buffer that is larger than what its owner may have, until the kernel kills it.
 fn memory_runs_out(bed: &Bed, device: &Device, peer: &Shell) -> Result<()> {
-    const GROUP: &str = "/sys/fs/cgroup/small";
     const SIZE: u64 = 64 << 20;
     let victim = Shell::start(bed.left(), device, "victim")?;
-    let script = format!(
-        "set -e; test -e /sys/fs/cgroup/cgroup.procs || mount -t cgroup2 none /sys/fs/cgroup; \
-         echo +memory >/sys/fs/cgroup/cgroup.subtree_control; mkdir {GROUP}; \
-         echo 16M >{GROUP}/memory.max; echo {} >{GROUP}/cgroup.procs",
-        victim.pid()
-    );
-    bed.left().shell(script).run()?;
+    gets_little_memory(bed.left(), &victim)?;
     let target = victim.buffer(0, "memory", SIZE, 1)?;
     let source = peer.buffer(1, "memory", SIZE, 1)?;
     connect(&victim, peer)?;
@@ -137,8 +130,21 @@ fn memory_runs_out(bed: &Bed, device: &Device, peer: &Shell) -> Result<()> {
     the_kernel_killed(bed.left(), pid)
 }
 
+/// Puts a program where it may have 16 MiB of memory.
+pub fn gets_little_memory(guest: &Guest, program: &Shell) -> Result<()> {
+    const GROUP: &str = "/sys/fs/cgroup/small";
+    let script = format!(
+        "set -e; test -e /sys/fs/cgroup/cgroup.procs || mount -t cgroup2 none /sys/fs/cgroup; \
+         echo +memory >/sys/fs/cgroup/cgroup.subtree_control; mkdir -p {GROUP}; \
+         echo 16M >{GROUP}/memory.max; echo {} >{GROUP}/cgroup.procs",
+        program.pid()
+    );
+    guest.shell(script).run()?;
+    Ok(())
+}
+
 /// The kernel's report of it looks like a complaint, and is taken out of the log.
-fn the_kernel_killed(guest: &Guest, pid: i32) -> Result<()> {
+pub fn the_kernel_killed(guest: &Guest, pid: i32) -> Result<()> {
     let log = guest.dmesg()?;
     let killed = format!("Memory cgroup out of memory: Killed process {pid} ");
     ensure!(log.contains(&killed), "the log of the kernel says nothing of that:\n{log}");
