@@ -5,6 +5,7 @@
 
 use anyhow::{Result, ensure};
 use vnic_testbed::{
+    complaint::complaints,
     guest::Guest,
     provision::kernel::Series,
     topology::ADDRESSES,
@@ -155,7 +156,7 @@ pub fn the_kernel_killed(guest: &Guest, pid: i32) -> Result<()> {
         reporting &= !line.contains("out of memory: Killed process");
         keep
     });
-    if let Some(line) = complaint_in(&rest.collect::<Vec<_>>().join("\n")) {
+    if let Some(line) = complaints(&rest.collect::<Vec<_>>().join("\n")).next() {
         anyhow::bail!("the kernel complained: {line}");
     }
     guest.run(["dmesg", "-c"], LIMIT)?;
