@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     guest::Guest,
     provision::{image::Image, qemu::Qemu},
-    vm::{Accelerator, Link, RunDir, Vm, VmConfig},
+    vm::{Accelerator, Hardware, Link, RunDir, Vm, VmConfig},
 };
 
 /// Longest time for one step of a guest's set-up.
@@ -30,6 +30,10 @@ pub struct PairConfig {
     pub accelerator: Accelerator,
     /// Memory of each guest in MiB.
     pub memory: u32,
+    /// Processors of each guest.
+    pub processors: u32,
+    /// Nodes, sockets, persistent memory and disks of each guest.
+    pub hardware: Hardware,
     /// The daemon that gives each guest a vNIC, if there is to be one.
     pub daemon: Option<DaemonConfig>,
     /// Modules to load in both guests once their network is up.
@@ -39,11 +43,13 @@ pub struct PairConfig {
 }
 
 impl PairConfig {
-    /// Guests of 1 GiB without a vNIC.
+    /// Guests of two processors and 1 GiB, without a vNIC.
     pub fn new(accelerator: Accelerator) -> Self {
         Self {
             accelerator,
             memory: 1024,
+            processors: 2,
+            hardware: Hardware::default(),
             daemon: None,
             modules: Vec::new(),
             kernel_arguments: String::new(),
@@ -77,6 +83,8 @@ impl Pair {
         let vm = |index: usize| {
             let mut vm = VmConfig::new(NAMES[index], config.accelerator);
             vm.memory = config.memory;
+            vm.processors = config.processors;
+            vm.hardware = config.hardware.clone();
             vm.kernel_arguments = config.kernel_arguments.clone();
             let socket = run.socket("network")?;
             vm.link = Some(Link { socket, serves: index == 0, mac: MACS[index] });

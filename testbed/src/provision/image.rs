@@ -25,18 +25,22 @@ const VERSION: u32 = 1;
 
 /// Modules in every image, with all that they need.
 const MODULES: &[&str] = &[
+    "ext4",
     "ib_core",
     "ib_uverbs",
+    "nd_pmem",
+    "nfit",
     "rdma_cm",
     "rdma_rxe",
     "rdma_ucm",
     "virtio_blk",
     "virtio_console",
     "virtio_net",
+    "zram",
 ];
 
-/// Modules that some kernels have and others do without: rxe's checksum before 6.16.
-const OPTIONAL_MODULES: &[&str] = &["crc32_generic", "crc32_pclmul"];
+/// Modules that some kernels have and others do without: checksums of rxe and ext4 before 6.16.
+const OPTIONAL_MODULES: &[&str] = &["crc32_generic", "crc32_pclmul", "crc32c_generic"];
 
 /// Modules that the guest loads before it answers.
 const BOOT_MODULES: &str = "virtio_net\nib_uverbs\nrdma_ucm\n";

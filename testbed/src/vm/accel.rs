@@ -12,7 +12,7 @@ use std::{
 
 use vnic_guest_agent::{PROBE_ARGUMENT, PROBE_MARKER};
 
-use super::{RunDir, VmConfig, arguments, read_lossy};
+use super::{Files, RunDir, VmConfig, arguments, read_lossy};
 use crate::{
     error::{Doing, Result},
     process::{cleanup, spawn},
@@ -68,25 +68,25 @@ impl Accelerator {
 
 fn boots_under_kvm(qemu: &Qemu, image: &Image) -> Result<bool> {
     let run = RunDir::new()?;
-    let serial = run.path().join("serial.log");
     let mut config = VmConfig::new("probe", Accelerator::Kvm);
     config.memory = 512;
     config.kernel_arguments = PROBE_ARGUMENT.into();
     // The agent's port is part of the machine, so something has to listen.
-    let agent = run.socket("agent")?;
-    let _listener = std::os::unix::net::UnixListener::bind(&agent).at("listen on", &agent)?;
+    let files = Files::new(&run, &config)?;
+    let agent = &files.agent;
+    let _listener = std::os::unix::net::UnixListener::bind(agent).at("listen on", agent)?;
     let mut command = qemu.command();
-    command.args(arguments::of(image, &config, &agent, &serial));
+    command.args(arguments::of(image, &config, &files));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = spawn(command).doing(|| "start QEMU".into())?;
     let _registered = cleanup::child(&child).doing(|| "watch QEMU".into())?;
     let until = Instant::now() + LIMIT;
     let mut ended = false;
-    while !ended && Instant::now() < until && !read_lossy(&serial).contains(PROBE_MARKER) {
+    while !ended && Instant::now() < until && !read_lossy(&files.serial).contains(PROBE_MARKER) {
         thread::sleep(Duration::from_millis(50));
         ended = child.try_wait().doing(|| "wait for QEMU".into())?.is_some();
     }
     let _ = child.kill();
     child.wait().doing(|| "wait for QEMU".into())?;
-    Ok(read_lossy(&serial).contains(PROBE_MARKER))
+    Ok(read_lossy(&files.serial).contains(PROBE_MARKER))
 }

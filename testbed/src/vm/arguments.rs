@@ -8,7 +8,7 @@ use std::{
 
 use vnic_guest_agent::PORT_NAME;
 
-use super::{Accelerator, VmConfig};
+use super::{Accelerator, Files, Hardware, VmConfig};
 use crate::provision::{image::Image, qemu::DEVICE};
 
 /// Quick to boot, quiet, and gone at the first panic. The slow parts of an emulated machine, such
@@ -20,11 +20,20 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 oops=panic mitigati
 /// Queues of the vNIC's device: control, event, kick, and one to grow into.
 const VNIC_SHAPE: &str = "num_vqs=4,vq_size=256,config_size=256,page-per-vq=on";
 
-pub(super) fn of(image: &Image, config: &VmConfig, agent: &Path, serial: &Path) -> Vec<OsString> {
+pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsString> {
     let mut list = List(Vec::new());
     list.add("-nodefaults").add("-no-user-config").add("-no-reboot");
     list.option("-display", "none");
-    list.option("-machine", "q35,memory-backend=ram,vmport=off,smbus=off,sata=off,usb=off");
+    let mut machine = "q35,vmport=off,smbus=off,sata=off,usb=off".to_string();
+    if config.hardware.nodes.is_empty() {
+        machine.push_str(",memory-backend=ram");
+    } else {
+        machine.push_str(",hmat=on");
+    }
+    if !config.hardware.nvdimms.is_empty() {
+        machine.push_str(",nvdimm=on");
+    }
+    list.option("-machine", machine);
     match config.accelerator {
         Accelerator::Kvm => list.option("-accel", "kvm").option("-cpu", "host"),
         Accelerator::Tcg => list
@@ -32,18 +41,21 @@ pub(super) fn of(image: &Image, config: &VmConfig, agent: &Path, serial: &Path) 
             .option("-cpu", "qemu64,+x2apic,+rdrand,+smep,+smap"),
     };
     list.option("-smp", config.processors.to_string());
-    list.option("-m", format!("{}M", config.memory));
-    // Shared, so that a vhost-user backend can map it.
-    list.option("-object", format!("memory-backend-memfd,id=ram,size={}M,share=on", config.memory));
+    list.memory(config);
     list.option("-kernel", &image.kernel.image);
     list.option("-initrd", &image.initramfs);
     list.option("-append", format!("{KERNEL_ARGUMENTS} {}", config.kernel_arguments));
-    list.option("-serial", with_path("file:", serial, ""));
+    list.option("-serial", with_path("file:", &files.serial, ""));
 
     list.option("-device", "virtio-serial-pci,max_ports=2");
-    list.option("-chardev", with_path("socket,id=agent,path=", agent, ""));
+    list.option("-chardev", with_path("socket,id=agent,path=", &files.agent, ""));
     list.option("-device", format!("virtserialport,chardev=agent,name={PORT_NAME}"));
 
+    let end = ",server=on,wait=off";
+    list.option("-chardev", with_path("socket,id=monitor,path=", &files.monitor, end));
+    list.option("-mon", "chardev=monitor,mode=control");
+
+    list.disks(&files.disks);
     if let Some(link) = &config.link {
         let end = if link.serves { ",server=on" } else { ",server=off,reconnect-ms=50" };
         let options = format!(",addr.type=unix{end}");
@@ -75,6 +87,83 @@ impl List {
     }
 }
 
+impl List {
+    fn memory(&mut self, config: &VmConfig) {
+        let hardware = &config.hardware;
+        let start = hardware.memory(config.memory);
+        match hardware.sockets() {
+            None => self.option("-m", format!("{start}M")),
+            Some(sockets) => {
+                let (slots, most) = (sockets.slots, start + sockets.room);
+                self.option("-m", format!("{start}M,slots={slots},maxmem={most}M"))
+            }
+        };
+        if hardware.nodes.is_empty() {
+            self.backend("ram", start);
+        } else {
+            self.nodes(hardware);
+        }
+        for (number, size) in hardware.nvdimms.iter().enumerate() {
+            self.backend(&format!("nvdimm{number}"), *size);
+            self.option("-device", format!("nvdimm,id=pmem{number},memdev=nvdimm{number}"));
+        }
+    }
+
+    /// Memory that a vhost-user backend can map, because it is shared.
+    fn backend(&mut self, name: &str, size: u32) {
+        let object = format!("memory-backend-memfd,id={name},size={size}M,share=on");
+        self.option("-object", object);
+    }
+
+    fn nodes(&mut self, hardware: &Hardware) {
+        let nodes = || hardware.nodes.iter().enumerate();
+        let with_processors = || nodes().filter(|(_, node)| node.processors != 0);
+        let nearest = with_processors().next().map_or(0, |(number, _)| number);
+        let mut processor = 0;
+        for (number, node) in nodes() {
+            let mut option = format!("node,nodeid={number}");
+            if node.memory != 0 {
+                self.backend(&format!("ram{number}"), node.memory);
+                option.push_str(&format!(",memdev=ram{number}"));
+            }
+            if node.processors == 0 {
+                option.push_str(&format!(",initiator={nearest}"));
+            } else {
+                let last = processor + node.processors - 1;
+                option.push_str(&format!(",cpus={processor}-{last},initiator={number}"));
+                processor = last + 1;
+            }
+            self.option("-numa", option);
+        }
+        // What lies at another node's processors takes half as long again.
+        for (from, _) in with_processors() {
+            for (to, node) in nodes() {
+                let far = node.processors != 0 && from != to;
+                let (more, less) = if far { (3, 2) } else { (1, 1) };
+                let pair = format!("hmat-lb,initiator={from},target={to},hierarchy=memory");
+                let latency = node.latency * more / less;
+                self.option("-numa", format!("{pair},data-type=access-latency,latency={latency}"));
+                let bandwidth = node.bandwidth * less / more;
+                self.option(
+                    "-numa",
+                    format!("{pair},data-type=access-bandwidth,bandwidth={bandwidth}M"),
+                );
+            }
+        }
+    }
+
+    fn disks(&mut self, files: &[std::path::PathBuf]) {
+        for (number, file) in files.iter().enumerate() {
+            // What a disk holds need not outlive the machine, so nothing is ever flushed.
+            let before = format!(
+                "driver=file,node-name=disk{number},discard=unmap,cache.no-flush=on,filename="
+            );
+            self.option("-blockdev", with_path(&before, file, ""));
+            self.option("-device", format!("virtio-blk-pci,drive=disk{number},discard=on"));
+        }
+    }
+}
+
 /// A path inside an option, where QEMU wants a comma doubled.
 fn with_path(before: &str, path: &Path, after: &str) -> OsString {
     let path = path.to_string_lossy().replace(',', ",,");
@@ -86,11 +175,10 @@ mod tests {
     use super::*;
     use crate::{
         provision::kernel::{Kernel, Series},
-        vm::Link,
+        vm::{Hotplug, Link, Node},
     };
 
-    #[test]
-    fn a_full_command_line() {
+    fn text(config: &VmConfig) -> String {
         let kernel = Kernel {
             series: Series::Stable,
             release: "6.12".into(),
@@ -98,12 +186,44 @@ mod tests {
             modules: "/c/modules".into(),
         };
         let image = Image { kernel, initramfs: "/c/initramfs".into() };
+        let disk = |number| format!("/run/disk,{number}").into();
+        let files = Files {
+            agent: "/run/agent".into(),
+            monitor: "/run/qmp".into(),
+            serial: "/run/serial".into(),
+            disks: (0..config.hardware.disks.len()).map(disk).collect(),
+        };
+        let words = of(&image, config, &files);
+        let text = words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join("\n");
+        text.replace("\n-", "\n\n-")
+    }
+
+    #[test]
+    fn a_full_command_line() {
         let mut config = VmConfig::new("left", Accelerator::Tcg);
         let socket = "/run/a,b/net".into();
         config.link = Some(Link { socket, serves: true, mac: [2, 0, 0, 0, 0, 0x1f] });
         config.vnics.push("/run/port-a".into());
-        let words = of(&image, &config, Path::new("/run/agent"), Path::new("/run/serial"));
-        let text = words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join("\n");
-        insta::assert_snapshot!(text.replace("\n-", "\n\n-"));
+        insta::assert_snapshot!(text(&config));
+    }
+
+    #[test]
+    fn all_the_extra_hardware() {
+        let mut config = VmConfig::new("left", Accelerator::Tcg);
+        config.processors = 4;
+        config.hardware = Hardware {
+            nodes: vec![Node::fast(512, 2), Node::fast(256, 2), Node::slow(1024), Node::slow(0)],
+            hotplug: Some(Hotplug { slots: 8, room: 4096 }),
+            nvdimms: vec![256, 128],
+            disks: vec![2048, 64],
+        };
+        insta::assert_snapshot!(text(&config));
+    }
+
+    #[test]
+    fn sockets_without_nodes() {
+        let mut config = VmConfig::new("left", Accelerator::Kvm);
+        config.hardware.hotplug = Some(Hotplug { slots: 2, room: 1024 });
+        insta::assert_snapshot!(text(&config));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::Accelerator;
+use super::{Accelerator, Hardware};
 
 /// The choices for one machine.
 #[derive(Debug, Clone)]
@@ -14,8 +14,10 @@ pub struct VmConfig {
     pub accelerator: Accelerator,
     /// Number of virtual processors. Programs that spin starve each other on one.
     pub processors: u32,
-    /// Memory in MiB.
+    /// Memory in MiB, unless the hardware has nodes.
     pub memory: u32,
+    /// NUMA nodes, sockets for memory, persistent memory and disks.
+    pub hardware: Hardware,
     /// Added to the kernel's command line.
     pub kernel_arguments: String,
     /// Its virtio network card, if it has one.
@@ -29,13 +31,14 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
-    /// Two processors, 1 GiB, no network and no vNIC.
+    /// Two processors, 1 GiB, no network, no vNIC and no extra hardware.
     pub fn new(name: impl Into<String>, accelerator: Accelerator) -> Self {
         Self {
             name: name.into(),
             accelerator,
             processors: 2,
             memory: 1024,
+            hardware: Hardware::default(),
             kernel_arguments: String::new(),
             link: None,
             vnics: Vec::new(),

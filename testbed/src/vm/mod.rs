@@ -4,6 +4,9 @@
 pub mod accel;
 mod arguments;
 pub mod config;
+mod dimm;
+pub mod hardware;
+pub mod qmp;
 mod run_dir;
 
 use std::{
@@ -11,7 +14,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub use self::{
     accel::Accelerator,
     config::{Link, VmConfig},
+    hardware::{Hardware, Hotplug, Node},
     run_dir::RunDir,
 };
 use crate::{
@@ -41,6 +45,9 @@ pub struct Vm {
     guest: Option<Guest>,
     console: Arc<Console>,
     boot_time: Duration,
+    monitor_socket: PathBuf,
+    /// Connected when it is first used.
+    monitor: Mutex<Option<qmp::Qmp>>,
     _registered: cleanup::Registered,
 }
 
@@ -60,17 +67,21 @@ impl Vm {
     /// # Errors
     /// When QEMU cannot be started.
     pub fn start(qemu: &Qemu, image: &Image, run: &RunDir, config: &VmConfig) -> Result<Starting> {
-        let agent = run.socket(&format!("{}.agent", config.name))?;
-        let listener = UnixListener::bind(&agent).at("listen on", &agent)?;
+        let files = Files::new(run, config)?;
+        let listener = UnixListener::bind(&files.agent).at("listen on", &files.agent)?;
+        for (disk, size) in files.disks.iter().zip(&config.hardware.disks) {
+            let file = fs::File::create(disk).at("make", disk)?;
+            file.set_len(u64::from(*size) << 20).at("size", disk)?;
+        }
         let console = Arc::new(Console {
             guest: config.name.clone(),
-            serial: run.path().join(format!("{}.console.log", config.name)),
+            serial: files.serial.clone(),
             qemu: run.path().join(format!("{}.qemu.log", config.name)),
         });
         let log = fs::File::create(&console.qemu).at("make", &console.qemu)?;
         let second = log.try_clone().doing(|| "copy a descriptor".into())?;
         let mut command = qemu.command();
-        command.args(arguments::of(image, config, &agent, &console.serial));
+        command.args(arguments::of(image, config, &files));
         command.stdin(Stdio::null()).stdout(log).stderr(second);
         tracing::debug!(?command, "starting a guest");
         let since = Instant::now();
@@ -82,6 +93,8 @@ impl Vm {
             guest: None,
             console,
             boot_time: Duration::ZERO,
+            monitor_socket: files.monitor,
+            monitor: Mutex::new(None),
             _registered: registered,
         };
         Ok(Starting { vm, listener, since })
@@ -193,6 +206,32 @@ impl Starting {
                 return Err(console.gone("starting", "QEMU did not connect in time"));
             }
         }
+    }
+}
+
+/// The files of one machine in the run's folder.
+#[derive(Debug)]
+struct Files {
+    /// Where the agent's channel ends.
+    agent: PathBuf,
+    /// Where QEMU serves its monitor.
+    monitor: PathBuf,
+    /// What the console prints.
+    serial: PathBuf,
+    /// One for each disk.
+    disks: Vec<PathBuf>,
+}
+
+impl Files {
+    fn new(run: &RunDir, config: &VmConfig) -> Result<Self> {
+        let name = &config.name;
+        let disk = |number| run.path().join(format!("{name}.disk{number}"));
+        Ok(Self {
+            agent: run.socket(&format!("{name}.agent"))?,
+            monitor: run.socket(&format!("{name}.qmp"))?,
+            serial: run.path().join(format!("{name}.console.log")),
+            disks: (0..config.hardware.disks.len()).map(disk).collect(),
+        })
     }
 }
 

@@ -105,6 +105,8 @@ impl Bed {
         let port = &daemon.ports()[side];
         let mut config = VmConfig::new(name, self.config.accelerator);
         config.memory = self.config.memory;
+        config.processors = self.config.processors;
+        config.hardware = self.config.hardware.clone();
         let socket = self.pair.run.socket("network")?;
         config.link = Some(Link { socket, serves: side == 0, mac: port.mac });
         config.vnics = vec![port.socket.clone()];
