@@ -71,6 +71,7 @@
 #define VNIC_CMD_QP_DESTROY 0x13
 #define VNIC_CMD_PAGE_RESPONSE 0x14
 #define VNIC_CMD_QUERY_COUNTERS 0x15
+#define VNIC_CMD_MR_MODIFY 0x16
 
 #define VNIC_GID_TYPE_ROCE_V1 0x1
 #define VNIC_GID_TYPE_ROCE_V2 0x2
@@ -143,6 +144,7 @@
 #define VNIC_F_UC 0x4
 #define VNIC_F_SRQ 0x8
 #define VNIC_F_PIN 0x10
+#define VNIC_F_IMPLICIT_MR 0x20
 
 #define VNIC_ACCESS_LOCAL_WRITE 0x1
 #define VNIC_ACCESS_REMOTE_WRITE 0x2
@@ -151,6 +153,10 @@
 #define VNIC_ACCESS_ZERO_BASED 0x20
 #define VNIC_ACCESS_ON_DEMAND 0x40
 #define VNIC_ACCESS_RELAXED_ORDERING 0x100000
+
+#define VNIC_MR_ATTR_TRANSLATION 0x1
+#define VNIC_MR_ATTR_PD 0x2
+#define VNIC_MR_ATTR_ACCESS 0x4
 
 #define VNIC_QP_ATTR_STATE 0x1
 #define VNIC_QP_ATTR_CUR_STATE 0x2
@@ -205,7 +211,7 @@ struct vnic_config {
 	__u8 active_mtu;
 	__u8 reserved1;
 	__u8 mac[6];
-	__le16 reserved2[4];
+	__le64 max_mr_size;
 };
 _Static_assert(sizeof(struct vnic_config) == 96, "vnic_config");
 _Static_assert(__builtin_offsetof(struct vnic_config, magic) == 0, "vnic_config.magic");
@@ -229,7 +235,7 @@ _Static_assert(__builtin_offsetof(struct vnic_config, num_workers) == 76, "vnic_
 _Static_assert(__builtin_offsetof(struct vnic_config, active_mtu) == 80, "vnic_config.active_mtu");
 _Static_assert(__builtin_offsetof(struct vnic_config, reserved1) == 81, "vnic_config.reserved1");
 _Static_assert(__builtin_offsetof(struct vnic_config, mac) == 82, "vnic_config.mac");
-_Static_assert(__builtin_offsetof(struct vnic_config, reserved2) == 88, "vnic_config.reserved2");
+_Static_assert(__builtin_offsetof(struct vnic_config, max_mr_size) == 88, "vnic_config.max_mr_size");
 
 struct vnic_cmd_header {
 	__le32 opcode;
@@ -342,6 +348,24 @@ _Static_assert(__builtin_offsetof(struct vnic_reply_mr_create, handle) == 0, "vn
 _Static_assert(__builtin_offsetof(struct vnic_reply_mr_create, lkey) == 4, "vnic_reply_mr_create.lkey");
 _Static_assert(__builtin_offsetof(struct vnic_reply_mr_create, rkey) == 8, "vnic_reply_mr_create.rkey");
 _Static_assert(__builtin_offsetof(struct vnic_reply_mr_create, reserved) == 12, "vnic_reply_mr_create.reserved");
+
+struct vnic_cmd_mr_modify {
+	__le32 mr;
+	__le32 mask;
+	__le32 pd;
+	__le32 access;
+	__le64 start;
+	__le64 length;
+	__le64 iova;
+};
+_Static_assert(sizeof(struct vnic_cmd_mr_modify) == 40, "vnic_cmd_mr_modify");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, mr) == 0, "vnic_cmd_mr_modify.mr");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, mask) == 4, "vnic_cmd_mr_modify.mask");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, pd) == 8, "vnic_cmd_mr_modify.pd");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, access) == 12, "vnic_cmd_mr_modify.access");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, start) == 16, "vnic_cmd_mr_modify.start");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, length) == 24, "vnic_cmd_mr_modify.length");
+_Static_assert(__builtin_offsetof(struct vnic_cmd_mr_modify, iova) == 32, "vnic_cmd_mr_modify.iova");
 
 struct vnic_page_list {
 	__le64 list;

@@ -42,6 +42,7 @@ A configuration file:
   socket = \"/run/vnic/vm0.sock\"
   mac = \"52:54:00:00:00:01\"
   network = \"default\"
+  implicit_mr = false    # true lets programs register their whole address space with one key
 
 A port serves one guest at a time: when QEMU ends, the next one may connect; one that comes too early
 waits. Ports reach the ports of the same network. SIGTERM or Ctrl-C ends the daemon and removes its
@@ -94,7 +95,8 @@ pub struct Run {
     /// MAC address of the guest's network device, for the port of --socket.
     #[arg(long, requires = "socket")]
     pub mac: Option<String>,
-    /// Serve a port: socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK]. May be repeated.
+    /// Serve a port: socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK][,implicit_mr=true]. May be
+    /// repeated.
     #[arg(long, value_name = "SPEC", value_parser = parse_port)]
     pub port: Vec<PortEntry>,
     /// Serve the ports of a TOML file.
@@ -137,14 +139,16 @@ impl Run {
             socket: socket.clone(),
             mac: self.mac.clone(),
             network: None,
+            implicit_mr: false,
         });
         single.chain(self.port.iter().cloned()).collect()
     }
 }
 
-/// Parses `socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK]`.
+/// Parses `socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK][,implicit_mr=true]`.
 fn parse_port(text: &str) -> Result<PortEntry, String> {
-    let (mut name, mut socket, mut mac, mut network) = (None, None, None, None);
+    let (mut name, mut socket, mut mac, mut network, mut implicit_mr) =
+        (None, None, None, None, None);
     for part in text.split(',') {
         let Some((key, value)) = part.split_once('=') else {
             return Err(format!("{part:?} is not KEY=VALUE"));
@@ -154,12 +158,18 @@ fn parse_port(text: &str) -> Result<PortEntry, String> {
             "socket" => &mut socket,
             "mac" => &mut mac,
             "network" => &mut network,
-            _ => return Err(format!("{key:?} is none of socket, name, mac, network")),
+            "implicit_mr" => &mut implicit_mr,
+            _ => return Err(format!("{key:?} is none of socket, name, mac, network, implicit_mr")),
         };
         if slot.replace(value.to_owned()).is_some() {
             return Err(format!("{key} is given twice"));
         }
     }
     let socket = socket.ok_or("socket=PATH is missing")?.into();
-    Ok(PortEntry { name, socket, mac, network })
+    let implicit_mr = match implicit_mr.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(format!("implicit_mr={other} is neither true nor false")),
+    };
+    Ok(PortEntry { name, socket, mac, network, implicit_mr })
 }

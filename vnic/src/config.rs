@@ -33,6 +33,9 @@ pub struct PortEntry {
     pub mac: Option<String>,
     /// Network, `default` if missing.
     pub network: Option<String>,
+    /// Whether processes may register their whole address space at once; not unless said.
+    #[serde(default)]
+    pub implicit_mr: bool,
 }
 
 /// What to serve, checked.
@@ -98,6 +101,7 @@ fn port(entry: &PortEntry, limits: Limits) -> anyhow::Result<PortSpec> {
         config.network.clone_from(network);
     }
     config.limits = limits;
+    config.implicit_mr = entry.implicit_mr;
     Ok(PortSpec { socket: entry.socket.clone(), config })
 }
 
@@ -129,6 +133,7 @@ fn check_limits(limits: &Limits) -> anyhow::Result<()> {
     ] {
         ensure!(depth.is_power_of_two(), "limits.{name} = {depth} is not a power of two");
     }
+    ensure!(limits.max_mr_size != 0, "limits.max_mr_size = 0 leaves no room for any region");
     Ok(())
 }
 

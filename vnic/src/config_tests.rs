@@ -31,6 +31,7 @@ fn a_full_file() {
         socket = "/run/a.sock"
         mac = "52:54:00:00:00:01"
         network = "blue"
+        implicit_mr = true
         [[port]]
         socket = "/run/other.sock"
         "#,
@@ -45,6 +46,7 @@ fn a_full_file() {
         mac: [0x52, 0x54, 0, 0, 0, 1],
         network: "blue".to_owned(),
         limits,
+        implicit_mr: true,
     };
     assert_eq!(a.config, expected);
     assert_eq!(a.socket, Path::new("/run/a.sock"));
@@ -55,6 +57,7 @@ fn a_full_file() {
 fn mistakes_are_named() {
     insta::assert_snapshot!(message(""), @r"there is no port to serve: give --socket PATH, --port SPEC or a [[port]] in the file");
     insta::assert_snapshot!(message("[limits]\nmax_sq_depth = 100\n"), @r"limits.max_sq_depth = 100 is not a power of two");
+    insta::assert_snapshot!(message("[limits]\nmax_mr_size = 0\n"), @r"limits.max_mr_size = 0 leaves no room for any region");
     insta::assert_snapshot!(message("[[port]]\nsocket = '/a'\nmac = '52:54:00:00:00'\n"), @r#"port a: "52:54:00:00:00" is not a MAC address such as 52:54:00:12:34:56"#);
     insta::assert_snapshot!(message("[[port]]\nsocket = '/a'\nmac = '01:54:00:00:00:00'\n"), @r"port a: MAC address 01:54:00:00:00:00 is a multicast address; a device has a unicast one");
     insta::assert_snapshot!(message("[[port]]\nsocket = '/a'\nname = ''\n"), @r#""" is not a name for a port: 1 to 64 printable characters"#);
@@ -71,7 +74,7 @@ fn mistakes_are_named() {
       |
     3 | mca = 'x'
       | ^^^
-    unknown field `mca`, expected one of `name`, `socket`, `mac`, `network`
+    unknown field `mca`, expected one of `name`, `socket`, `mac`, `network`, `implicit_mr`
     ");
     insta::assert_snapshot!(message("[[port]]\nname = 'a'\n"), @r"
     TOML parse error at line 1, column 1

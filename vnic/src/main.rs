@@ -142,10 +142,11 @@ fn check(file: &Path) -> anyhow::Result<()> {
     let mut text = String::new();
     for PortSpec { socket, config } in &config.ports {
         text += &format!(
-            "port {} in network {} on {}\n",
+            "port {} in network {} on {}{}\n",
             config.name,
             config.network,
-            socket.display()
+            socket.display(),
+            if config.implicit_mr { ", implicit regions allowed" } else { "" }
         );
     }
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")

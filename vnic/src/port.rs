@@ -3,7 +3,7 @@
 
 use crate::device::Device;
 pub use crate::object::cq::CqParams;
-pub use crate::object::mr::{MrKeys, MrParams};
+pub use crate::object::mr::{MrChange, MrKeys, MrParams, Window};
 pub use crate::object::qp::{QpCreated, QpParams};
 use crate::session::Session;
 use parking_lot::Mutex;
@@ -55,6 +55,12 @@ pub struct Limits {
     pub max_rd_atomic: u32,
     /// Pages of all rings together; the daemon needs 16 bytes for each.
     pub max_ring_pages: u32,
+    /// Bytes of one memory region, unless the port allows implicit ones.
+    ///
+    /// A region costs nothing by its size, but whoever has its key reaches all of it. The default, 16
+    /// TiB, is more than anybody maps, and less than what lies between a program with its heap and its
+    /// libraries and stack, as Linux arranges a process of 47 bits: no key covers both.
+    pub max_mr_size: u64,
 }
 
 impl Default for Limits {
@@ -71,6 +77,7 @@ impl Default for Limits {
             max_cq_depth: 1 << 17,
             max_rd_atomic: 16,
             max_ring_pages: 1 << 20,
+            max_mr_size: 1 << 44,
         }
     }
 }
@@ -96,6 +103,9 @@ pub struct PortConfig {
     pub network: String,
     /// What the driver may have.
     pub limits: Limits,
+    /// Processes may register their whole address space at once. One leaked key then exposes all of a
+    /// process, so that this is off unless somebody asks for it.
+    pub implicit_mr: bool,
 }
 
 impl PortConfig {
@@ -106,7 +116,15 @@ impl PortConfig {
             mac: [0; 6],
             network: "default".into(),
             limits: Limits::default(),
+            implicit_mr: false,
         }
+    }
+
+    /// Optional parts that such a port has.
+    fn offered(&self) -> Features {
+        let mut offered = Features::ATOMIC;
+        offered.set(Features::IMPLICIT_MR, self.implicit_mr);
+        offered
     }
 
     /// The configuration space of such a port on a device with `workers` workers.
@@ -115,7 +133,7 @@ impl PortConfig {
         Config {
             magic: MAGIC.into(),
             version: ABI_VERSION.into(),
-            features: OFFERED.bits().into(),
+            features: self.offered().bits().into(),
             max_qp: limits.max_qp.into(),
             max_cq: limits.max_cq.into(),
             max_mr: limits.max_mr.into(),
@@ -132,13 +150,11 @@ impl PortConfig {
             num_workers: U32::new(workers as u32),
             active_mtu: 5,
             mac: self.mac,
+            max_mr_size: limits.max_mr_size.into(),
             ..Config::default()
         }
     }
 }
-
-/// Optional parts that this device has.
-const OFFERED: Features = Features::ATOMIC;
 
 /// A port with a guest behind it.
 pub struct Port {
@@ -199,7 +215,7 @@ impl Port {
     ///
     /// `Unsupported` for another major version or features that were not offered, `BadAddress`.
     pub fn init(&self, version: u32, features: Features, epoch_page: Gpa) -> Result<(), Status> {
-        if version >> 16 != ABI_VERSION >> 16 || !OFFERED.contains(features) {
+        if version >> 16 != ABI_VERSION >> 16 || !self.config.offered().contains(features) {
             return Err(Status::Unsupported);
         }
         let ram = self.ram.lock().clone();
@@ -255,6 +271,8 @@ impl Port {
         pd_destroy(pd: u32) -> ();
         /// Registers a memory region.
         mr_create(params: MrParams) -> MrKeys;
+        /// Changes a memory region.
+        mr_modify(change: MrChange) -> MrKeys;
         /// Ends a memory region.
         mr_destroy(mr: u32) -> ();
         /// Creates a completion queue.

@@ -247,12 +247,16 @@ pub mod testing {
 
     /// A session with one context and one protection domain, whose handle it returns.
     pub fn session() -> (Arc<Session>, u32) {
+        session_with(Features::empty())
+    }
+
+    /// As [`session`], of a driver that accepted `features`.
+    pub fn session_with(features: Features) -> (Arc<Session>, u32) {
         let device = Device::new(DeviceConfig::default());
         let ram = ram();
         let epoch_page = GuestPage::new(&ram, Gpa(0)).unwrap();
         let config = PortConfig::new("test");
-        let session =
-            Session::new(device, Arc::new(Nobody), &config, Features::empty(), ram, epoch_page);
+        let session = Session::new(device, Arc::new(Nobody), &config, features, ram, epoch_page);
         let pasid =
             session.pasid_bind(Gpa(0x1000), vnic_abi::ctrl::PagingMode::X86Level4, Gpa(0x2000));
         let ctx = session.ctx_create(pasid.unwrap(), Gpa(0x3000)).unwrap();

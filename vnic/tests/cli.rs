@@ -174,10 +174,15 @@ fn mistakes_are_told_with_a_way_out() {
     For more information, try '--help'.
     ");
     insta::assert_snapshot!(fails(&["--port", "socket=/a,nmae=b"]), @r#"
-    error: invalid value 'socket=/a,nmae=b' for '--port <SPEC>': "nmae" is none of socket, name, mac, network
+    error: invalid value 'socket=/a,nmae=b' for '--port <SPEC>': "nmae" is none of socket, name, mac, network, implicit_mr
 
     For more information, try '--help'.
     "#);
+    insta::assert_snapshot!(fails(&["--port", "socket=/a,implicit_mr=yes"]), @r"
+    error: invalid value 'socket=/a,implicit_mr=yes' for '--port <SPEC>': implicit_mr=yes is neither true nor false
+
+    For more information, try '--help'.
+    ");
     insta::assert_snapshot!(fails(&["--port", "socket=/a,socket=/b"]), @r"
     error: invalid value 'socket=/a,socket=/b' for '--port <SPEC>': socket is given twice
 

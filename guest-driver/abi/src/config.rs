@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The VIRTIO device configuration space and the queues of the device.
 
-use crate::{U16, U32, U64};
+use crate::{U32, U64};
 
 /// `TONGTUVN` in ASCII, read as a little-endian number.
 ///
@@ -54,6 +54,9 @@ flags! {
         SRQ = 1 << 3;
         /// The device may ask the driver to pin a region for as long as it is registered.
         PIN = 1 << 4;
+        /// Regions over the whole address space, see [`MrCreate`](crate::ctrl::MrCreate). A port offers
+        /// this only if its owner allowed it.
+        IMPLICIT_MR = 1 << 5;
     }
 }
 
@@ -102,7 +105,7 @@ wire! {
         pub reserved1: u8,
         /// MAC address of the network device that this port belongs to; zero if not configured.
         pub mac: [u8; 6],
-        /// Zero.
-        pub reserved2: [U16; 4],
+        /// Bytes of one region, at most, unless `IMPLICIT_MR` was accepted; 0 if the device does not tell.
+        pub max_mr_size: U64,
     }
 }

@@ -64,6 +64,8 @@ codes! {
         PageResponse / PAGE_RESPONSE = 20,
         /// No structure -> [`Counters`].
         QueryCounters / QUERY_COUNTERS = 21,
+        /// [`MrModify`] -> [`MrCreateReply`]. After the reply no access uses what the region was before.
+        MrModify / MR_MODIFY = 22,
     }
 }
 
@@ -214,6 +216,10 @@ flags! {
 
 wire! {
     /// Registers a memory region: a window of permissions, nothing more.
+    ///
+    /// `start` 0 and `length` 2^64 - 1 with `ON_DEMAND` is the implicit region, which is the whole
+    /// address space. It needs `IMPLICIT_MR`, as does every region longer than
+    /// [`Config::max_mr_size`](crate::config::Config::max_mr_size).
     pub struct MrCreate = "vnic_cmd_mr_create" {
         /// Protection domain.
         pub pd: U32,
@@ -229,7 +235,7 @@ wire! {
 }
 
 wire! {
-    /// The new region and its keys.
+    /// A region and its keys.
     pub struct MrCreateReply = "vnic_reply_mr_create" {
         /// The region.
         pub handle: U32,
@@ -239,6 +245,39 @@ wire! {
         pub rkey: U32,
         /// Zero.
         pub reserved: U32,
+    }
+}
+
+flags! {
+    /// What [`MrModify`] changes, numbered as `enum ibv_rereg_mr_flags`.
+    pub struct MrAttrMask: u32 = "VNIC_MR_ATTR" {
+        /// `start`, `length` and `iova`.
+        TRANSLATION = 1 << 0;
+        /// `pd`, which must be of the same context.
+        PD = 1 << 1;
+        /// `access`.
+        ACCESS = 1 << 2;
+    }
+}
+
+wire! {
+    /// Changes a memory region under the keys that it has. What the region would be afterwards must be
+    /// what `MR_CREATE` would accept; otherwise it stays as it is.
+    pub struct MrModify = "vnic_cmd_mr_modify" {
+        /// The region.
+        pub mr: U32,
+        /// [`MrAttrMask`]; at least one bit.
+        pub mask: U32,
+        /// New protection domain; this and what follows is ignored unless named in `mask`.
+        pub pd: U32,
+        /// New [`AccessFlags`].
+        pub access: U32,
+        /// New first virtual address.
+        pub start: U64,
+        /// New length in bytes.
+        pub length: U64,
+        /// New address by which requests name the first byte.
+        pub iova: U64,
     }
 }
 

@@ -38,6 +38,7 @@ pub const ALL_CODES: &[CodeInfo] = &[
 pub const ALL_FLAGS: &[FlagInfo] = &[
     config::Features::INFO,
     ctrl::AccessFlags::INFO,
+    ctrl::MrAttrMask::INFO,
     ctrl::QpAttrMask::INFO,
     wqe::WqeFlags::INFO,
     cqe::CqeFlags::INFO,
@@ -58,6 +59,7 @@ pub const ALL_STRUCTS: &[StructInfo] = &[
     ctrl::PdCreate::INFO,
     ctrl::MrCreate::INFO,
     ctrl::MrCreateReply::INFO,
+    ctrl::MrModify::INFO,
     ctrl::PageList::INFO,
     ctrl::CqCreate::INFO,
     ctrl::QpCreate::INFO,

@@ -30,11 +30,17 @@ pub struct DaemonOptions {
 }
 
 impl DaemonOptions {
+    /// Adds a port with settings as `vnic run --port` takes them, without name, socket and MAC address.
+    #[must_use]
+    pub fn port_with(mut self, name: &str, settings: &str) -> Self {
+        self.ports.push((name.to_owned(), settings.to_owned()));
+        self
+    }
+
     /// Adds a port on `network`.
     #[must_use]
-    pub fn port_on(mut self, name: &str, network: &str) -> Self {
-        self.ports.push((name.to_owned(), network.to_owned()));
-        self
+    pub fn port_on(self, name: &str, network: &str) -> Self {
+        self.port_with(name, &format!("network={network}"))
     }
 
     /// Adds a port on the default network.
@@ -85,13 +91,12 @@ impl DaemonOptions {
             std::fs::write(&path, text).expect("write the configuration");
             command.arg("--config").arg(path);
         }
-        for (index, (name, network)) in self.ports.iter().enumerate() {
+        for (index, (name, settings)) in self.ports.iter().enumerate() {
             let socket = dir.path().join(format!("{name}.sock"));
             let mac = format!("02:00:00:00:00:{:02x}", index + 1);
-            command.arg("--port").arg(format!(
-                "name={name},socket={},mac={mac},network={network}",
-                socket.display()
-            ));
+            command
+                .arg("--port")
+                .arg(format!("name={name},socket={},mac={mac},{settings}", socket.display()));
         }
         command.args(&self.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log);

@@ -9,7 +9,7 @@ use vnic_abi::ctrl::{
 use vnic_abi::event::PageResponseCode;
 use vnic_iommu::addr::Gpa;
 
-use crate::port::{CqParams, MrParams, QpParams};
+use crate::port::{CqParams, MrChange, MrParams, QpParams};
 
 /// One control command, complete and well-formed. Its values are not yet judged.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub enum Command {
     PdDestroy { pd: u32 },
     /// Register a memory region.
     MrCreate(MrParams),
+    /// Change a memory region.
+    MrModify(MrChange),
     /// Deregister a memory region.
     MrDestroy { mr: u32 },
     /// Create a completion queue.
@@ -70,7 +72,7 @@ impl Command {
             | Self::CtxCreate { .. }
             | Self::PdCreate { .. }
             | Self::CqCreate(_) => size_of::<HandleReply>(),
-            Self::MrCreate(_) => size_of::<MrCreateReply>(),
+            Self::MrCreate(_) | Self::MrModify(_) => size_of::<MrCreateReply>(),
             Self::QpCreate(_) => size_of::<QpCreateReply>(),
             Self::QpQuery { .. } => size_of::<QpAttr>(),
             Self::QueryCounters => size_of::<Counters>(),

@@ -6,7 +6,7 @@ use vnic_abi::status::Status;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{Command, Reply};
-use crate::port::Port;
+use crate::port::{MrKeys, Port};
 
 /// Executes `command` on `port`.
 ///
@@ -34,12 +34,8 @@ pub fn dispatch(port: &Port, command: Command) -> Reply {
         Command::CtxDestroy { ctx } => port.ctx_destroy(ctx).into(),
         Command::PdCreate { ctx } => handle(port.pd_create(ctx)),
         Command::PdDestroy { pd } => port.pd_destroy(pd).into(),
-        Command::MrCreate(params) => body(port.mr_create(params).map(|keys| MrCreateReply {
-            handle: keys.handle.into(),
-            lkey: keys.lkey.into(),
-            rkey: keys.rkey.into(),
-            reserved: 0.into(),
-        })),
+        Command::MrCreate(params) => region(port.mr_create(params)),
+        Command::MrModify(change) => region(port.mr_modify(change)),
         Command::MrDestroy { mr } => port.mr_destroy(mr).into(),
         Command::CqCreate(params) => handle(port.cq_create(params)),
         Command::CqDestroy { cq } => port.cq_destroy(cq).into(),
@@ -57,6 +53,15 @@ pub fn dispatch(port: &Port, command: Command) -> Reply {
 
 fn handle(result: Result<u32, Status>) -> Reply {
     body(result.map(|handle| HandleReply { handle: handle.into(), reserved: 0.into() }))
+}
+
+fn region(result: Result<MrKeys, Status>) -> Reply {
+    body(result.map(|keys| MrCreateReply {
+        handle: keys.handle.into(),
+        lkey: keys.lkey.into(),
+        rkey: keys.rkey.into(),
+        reserved: 0.into(),
+    }))
 }
 
 fn body<T: IntoBytes + Immutable>(result: Result<T, Status>) -> Reply {

@@ -4,8 +4,8 @@
 use vnic_abi::config::Features;
 use vnic_abi::ctrl::{
     AccessFlags, CmdHeader, CmdOpcode, CqCreate, CtxCreate, GidSet, GidType, Handle, Init,
-    MAX_RING_PAGES, MrCreate, PageList, PageResponse, PagingMode, PasidBind, PdCreate, QpAttrMask,
-    QpCreate, QpModify, QpType,
+    MAX_RING_PAGES, MrAttrMask, MrCreate, MrModify, PageList, PageResponse, PagingMode, PasidBind,
+    PdCreate, QpAttrMask, QpCreate, QpModify, QpType,
 };
 use vnic_abi::event::PageResponseCode;
 use vnic_abi::status::Status;
@@ -15,7 +15,7 @@ use vnic_iommu::memory::GuestRam;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::Command;
-use crate::port::{CqParams, MrParams, QpParams};
+use crate::port::{CqParams, MrChange, MrParams, QpParams, Window};
 
 /// Parses the whole of `bytes` as one command. Page lists are copied out of `ram` here, once.
 ///
@@ -46,6 +46,7 @@ pub fn parse(bytes: &[u8], ram: &GuestRam) -> Result<Command, Status> {
         CmdOpcode::PdDestroy => Ok(Command::PdDestroy { pd: handle(rest)? }),
         CmdOpcode::MrCreate => mr_create(rest),
         CmdOpcode::MrDestroy => Ok(Command::MrDestroy { mr: handle(rest)? }),
+        CmdOpcode::MrModify => mr_modify(rest),
         CmdOpcode::CqCreate => cq_create(rest, ram),
         CmdOpcode::CqDestroy => Ok(Command::CqDestroy { cq: handle(rest)? }),
         CmdOpcode::QpCreate => qp_create(rest, ram),
@@ -121,9 +122,30 @@ fn mr_create(bytes: &[u8]) -> Result<Command, Status> {
     Ok(Command::MrCreate(MrParams {
         pd: cmd.pd.get(),
         access: AccessFlags::from_bits(cmd.access.get()).ok_or(Status::BadAttribute)?,
-        start: cmd.start.get(),
-        length: cmd.length.get(),
-        iova: cmd.iova.get(),
+        window: Window { start: cmd.start.get(), length: cmd.length.get(), iova: cmd.iova.get() },
+    }))
+}
+
+fn mr_modify(bytes: &[u8]) -> Result<Command, Status> {
+    let cmd: MrModify = structure(bytes)?;
+    let mask = MrAttrMask::from_bits(cmd.mask.get()).ok_or(Status::BadAttribute)?;
+    if mask.is_empty() {
+        return Err(Status::BadAttribute);
+    }
+    let named = |flag| mask.contains(flag);
+    // What is not named is not looked at, and does not get any further.
+    Ok(Command::MrModify(MrChange {
+        mr: cmd.mr.get(),
+        pd: named(MrAttrMask::PD).then(|| cmd.pd.get()),
+        access: match named(MrAttrMask::ACCESS) {
+            true => Some(AccessFlags::from_bits(cmd.access.get()).ok_or(Status::BadAttribute)?),
+            false => None,
+        },
+        window: named(MrAttrMask::TRANSLATION).then(|| Window {
+            start: cmd.start.get(),
+            length: cmd.length.get(),
+            iova: cmd.iova.get(),
+        }),
     }))
 }
 

@@ -91,6 +91,15 @@ fn each() -> Vec<(CmdOpcode, Vec<u8>)> {
         length: (1u64 << 40).into(),
         iova: 0x7f00_0000_0123.into(),
     };
+    let mr_modify = MrModify {
+        mr: 5.into(),
+        mask: (MrAttrMask::TRANSLATION | MrAttrMask::PD).bits().into(),
+        pd: 2.into(),
+        access: u32::MAX.into(),
+        start: 0x1000.into(),
+        length: 0x2000.into(),
+        iova: 0x3000.into(),
+    };
     let modify = QpModify {
         qpn: 12.into(),
         mask: (QpAttrMask::STATE | QpAttrMask::PORT).bits().into(),
@@ -119,6 +128,7 @@ fn each() -> Vec<(CmdOpcode, Vec<u8>)> {
         (Op::QpDestroy, handle_bytes(Op::QpDestroy, 8)),
         (Op::PageResponse, bytes(Op::PageResponse, response)),
         (Op::QueryCounters, bytes(Op::QueryCounters, ())),
+        (Op::MrModify, bytes(Op::MrModify, mr_modify)),
     ]
 }
 
@@ -146,7 +156,7 @@ fn every_opcode_arrives_with_its_values() {
     CtxDestroy { ctx: 3 }
     PdCreate { ctx: 8 }
     PdDestroy { pd: 4 }
-    MrCreate(MrParams { pd: 1, access: AccessFlags(LOCAL_WRITE | REMOTE_READ), start: 139637976727552, length: 1099511627776, iova: 139637976727843 })
+    MrCreate(MrParams { pd: 1, access: AccessFlags(LOCAL_WRITE | REMOTE_READ), window: Window { start: 139637976727552, length: 1099511627776, iova: 139637976727843 } })
     MrDestroy { mr: 5 }
     CqCreate(CqParams { ctx: 3, depth: 64, cookie: 4660, pages: [Gpa(0x9000), Gpa(0xa000)] })
     CqDestroy { cq: 6 }
@@ -156,6 +166,7 @@ fn every_opcode_arrives_with_its_values() {
     QpDestroy { qpn: 8 }
     PageResponse { id: 77, code: Gone }
     QueryCounters
+    MrModify(MrChange { mr: 5, pd: Some(2), access: None, window: Some(Window { start: 4096, length: 8192, iova: 12288 }) })
     ");
 }
 
@@ -189,6 +200,7 @@ fn a_reserved_field_that_is_not_zero_is_malformed() {
             CmdOpcode::CtxCreate => CtxCreate::INFO,
             CmdOpcode::PdCreate => PdCreate::INFO,
             CmdOpcode::MrCreate => MrCreate::INFO,
+            CmdOpcode::MrModify => MrModify::INFO,
             CmdOpcode::CqCreate => CqCreate::INFO,
             CmdOpcode::QpCreate => QpCreate::INFO,
             CmdOpcode::QpModify => QpModify::INFO,
@@ -232,7 +244,7 @@ fn a_reserved_field_that_is_not_zero_is_malformed() {
 #[test]
 fn unknown_opcodes_are_told_apart() {
     let ram = ram();
-    for opcode in [0, 22, 0x8000_0000, u32::MAX] {
+    for opcode in [0, 23, 0x8000_0000, u32::MAX] {
         let bytes = bytes(CmdOpcode(opcode), ());
         assert_eq!(parse(&bytes, &ram).unwrap_err(), Status::UnknownCommand);
     }
@@ -246,6 +258,10 @@ fn values_without_a_meaning_are_refused() {
     assert_eq!(error(bytes(CmdOpcode::Init, init)), Status::Unsupported);
     let mr = MrCreate { access: (1u32 << 31).into(), ..MrCreate::default() };
     assert_eq!(error(bytes(CmdOpcode::MrCreate, mr)), Status::BadAttribute);
+    for (mask, access) in [(0u32, 0u32), (1 << 3, 0), (u32::MAX, 0), (4, 1 << 31), (7, 1 << 4)] {
+        let modify = MrModify { mask: mask.into(), access: access.into(), ..MrModify::default() };
+        assert_eq!(error(bytes(CmdOpcode::MrModify, modify)), Status::BadAttribute);
+    }
     let modify = QpModify { mask: (1u32 << 2).into(), ..QpModify::default() };
     assert_eq!(error(bytes(CmdOpcode::QpModify, modify)), Status::BadAttribute);
     let qp = QpCreate { sq_sig_all: 2, ..qp_create() };
@@ -295,7 +311,7 @@ proptest! {
     /// Arbitrary bytes behind a known opcode, so that the bodies are reached.
     #[test]
     fn arbitrary_bodies_do_not_panic(
-        opcode in 0u32..24,
+        opcode in 0u32..25,
         body in proptest::collection::vec(any::<u8>(), 0..160),
     ) {
         let _ = parse(&[bytes(CmdOpcode(opcode), ()), body].concat(), &ram());
@@ -305,7 +321,7 @@ proptest! {
     /// and its page list never leads out of RAM.
     #[test]
     fn changed_bytes_never_make_pages_outside_ram(
-        which in 0usize..21,
+        which in 0usize..each().len(),
         changes in proptest::collection::vec((8usize..128, any::<u8>()), 1..6),
         pages in proptest::collection::vec(any::<u64>(), 2..4),
     ) {

@@ -87,6 +87,17 @@ impl<T> Table<T> {
             .ok_or(Status::BadHandle)
     }
 
+    /// Puts another object in the place of one that keeps its handle; returns the one of before.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::BadHandle`] if there is none.
+    pub fn replace(&mut self, handle: u32, value: Arc<T>) -> Result<Arc<T>, Status> {
+        self.get(handle)?;
+        let slot = &mut self.slots[(handle & INDEX_MASK) as usize];
+        slot.value.replace(value).ok_or(Status::BadHandle)
+    }
+
     /// Takes the object of a handle out.
     ///
     /// # Errors
@@ -124,22 +135,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_map_with_fresh_handles(ops in prop::collection::vec(any::<(bool, u8)>(), 0..400)) {
+        fn behaves_as_a_map_with_fresh_handles(ops in prop::collection::vec((0u8..5, any::<u8>()), 0..400)) {
             let mut table = Table::new(32);
             let mut model = HashMap::new();
             let mut dead = Vec::new();
-            for (insert, n) in ops {
-                if insert {
+            for (op, n) in ops {
+                let live = model.keys().nth(n as usize % model.len().max(1)).copied();
+                if op < 2 {
                     match table.insert_with(|h| Ok((h, n))) {
                         Ok(value) => prop_assert!(model.insert(value.0, n).is_none() && value.0 != 0),
                         Err(_) => prop_assert_eq!(model.len(), 32),
                     }
-                } else if let Some(&handle) = model.keys().nth(n as usize % model.len().max(1)) {
+                } else if let (2, Some(handle)) = (op, live) {
+                    let old = table.replace(handle, Arc::new((handle, n))).unwrap();
+                    prop_assert_eq!(Some(old.1), model.insert(handle, n));
+                } else if let Some(handle) = live {
                     prop_assert_eq!(table.remove(handle).unwrap().1, model.remove(&handle).unwrap());
                     dead.push(handle);
                 }
                 for handle in &dead {
-                    prop_assert!(model.contains_key(handle) || table.get(*handle).is_err());
+                    let value = Arc::new((*handle, n));
+                    prop_assert!(model.contains_key(handle) || table.replace(*handle, value).is_err());
                 }
                 prop_assert_eq!(table.len() as usize, model.len());
                 for (handle, n) in &model {

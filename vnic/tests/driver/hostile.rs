@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use vnic_abi::ctrl::{
     AccessFlags, CmdHeader, CmdOpcode, CqCreate, CtxCreate, GidSet, Handle, Init, MrCreate,
-    PageResponse, PasidBind, PdCreate, QpAttr, QpAttrMask, QpCreate, QpModify, QpState, QpType,
-    ReplyHeader,
+    MrModify, PageResponse, PasidBind, PdCreate, QpAttr, QpAttrMask, QpCreate, QpModify, QpState,
+    QpType, ReplyHeader,
 };
 use vnic_abi::status::Status;
 use vnic_testbed::process_guest::Driver;
@@ -30,6 +30,7 @@ fn body_len(opcode: CmdOpcode) -> usize {
         CmdOpcode::CtxCreate => size_of::<CtxCreate>(),
         CmdOpcode::PdCreate => size_of::<PdCreate>(),
         CmdOpcode::MrCreate => size_of::<MrCreate>(),
+        CmdOpcode::MrModify => size_of::<MrModify>(),
         CmdOpcode::CqCreate => size_of::<CqCreate>(),
         CmdOpcode::QpCreate => size_of::<QpCreate>(),
         CmdOpcode::QpModify => size_of::<QpModify>(),
@@ -302,6 +303,28 @@ fn handles_that_are_not_ones_own() {
         let second = Context::open(driver);
         let second_cq = Cq::new(&second, 4);
         let second_pd = Pd::new(&second);
+
+        // A region that moves to where it does not belong, or that is somebody else's.
+        let before = driver.counters();
+        let into = |mr: u32, pd: u32| {
+            let change =
+                MrModify { mr: mr.into(), mask: 2.into(), pd: pd.into(), ..Default::default() };
+            driver.mr_modify(&change).map(drop)
+        };
+        for foreign in [second_pd.handle(), gone, 0, u32::MAX] {
+            assert_eq!(into(mr.handle(), foreign), bad, "domain {foreign:#x}");
+        }
+        for handle in [0, gone, u32::MAX, their_mr.handle()] {
+            if handle != mr.handle() {
+                assert_eq!(into(handle, pd), bad, "region {handle:#x}");
+            }
+        }
+        // What was refused left no trace: the foreign domain has no user.
+        assert_eq!(driver.counters().mrs, before.mrs);
+        let unused = driver.pd_create(second.handle()).expect("PD_CREATE");
+        assert_eq!(into(mr.handle(), unused), bad);
+        driver.pd_destroy(unused).expect("PD_DESTROY");
+        into(mr.handle(), pd).expect("the domain that it is in");
         let pages = driver.ram().alloc(8 * FRAME, Layout::Linear);
         let list = driver.page_list(&pages.gpas()[..3]);
         let qp = |pd: u32, send: u32, recv: u32| QpCreate {
@@ -368,7 +391,7 @@ fn garbage_commands() {
             let mut bytes = crate::common::pattern(seed, len as u64);
             if len > 8 && seed % 4 != 0 {
                 // A valid header in front, so that bodies are looked at.
-                let opcode = (seed % 22) as u32;
+                let opcode = (seed % 23) as u32;
                 bytes[..8].copy_from_slice(&request(opcode, &[]));
                 // Not INIT and SHUTDOWN: they would make the rest uninteresting.
                 if opcode == 1 || opcode == 3 {

@@ -3,8 +3,8 @@
 
 use vnic_abi::config::Features;
 use vnic_abi::ctrl::{
-    AccessFlags, CqCreate, GidSet, GidType, Init, MAX_RING_PAGES, MrCreate, PageList, PasidBind,
-    QpCreate, QpType,
+    AccessFlags, CqCreate, GidSet, GidType, Init, MAX_RING_PAGES, MrCreate, MrModify, PageList,
+    PasidBind, QpCreate, QpType,
 };
 use vnic_abi::status::Status;
 use vnic_testbed::process_guest::memory::{FRAME, Layout};
@@ -183,6 +183,33 @@ fn sizes_that_cannot_be() {
             let what = format!("{start:#x} + {length:#x} at {iova:#x}: {status:?}");
             assert!(ADDRESS_OR_SIZE.contains(&status), "{what}");
         }
+        // Everything, or nearly so: a port allows that only if it was told to.
+        let on_demand = AccessFlags::ON_DEMAND;
+        let longest = driver.config().max_mr_size.get();
+        assert_eq!(longest, 1 << 44);
+        for (start, length, access, wanted) in [
+            (0, u64::MAX, on_demand, Status::Unsupported),
+            (0, u64::MAX, AccessFlags::empty(), Status::BadSize),
+            (0, u64::MAX - 1, on_demand, Status::BadSize),
+            (4096, 1 << 47, on_demand, Status::BadSize),
+            (4096, longest + 1, on_demand, Status::BadSize),
+        ] {
+            let made = driver.mr_create(hostile.pd.handle(), start, length, access);
+            assert_eq!(made.map(drop), Err(wanted), "{length:#x} {access:?}");
+            let keys = mr(0, longest, 0).expect("as long as it may be");
+            let change = MrModify {
+                mr: keys.handle,
+                mask: 5.into(),
+                access: access.bits().into(),
+                start: start.into(),
+                length: length.into(),
+                iova: start.into(),
+                ..Default::default()
+            };
+            let changed = driver.mr_modify(&change).map(drop);
+            assert_eq!(changed, Err(wanted), "change to {length:#x} {access:?}");
+            driver.mr_destroy(keys.handle.get()).expect("MR_DESTROY");
+        }
         // 2^32 bytes are nothing special, and nothing is touched.
         let keys = mr(1 << 40, 1 << 32, 1 << 40).expect("MR_CREATE");
         driver.mr_destroy(keys.handle.get()).expect("MR_DESTROY");
@@ -221,6 +248,25 @@ fn values_that_nobody_defined() {
                 matches!(status, Err(Status::Unsupported | Status::BadAttribute)),
                 "access {access:#x}: {status:?}"
             );
+        }
+        for (mask, access) in [
+            (0, 0),
+            (1 << 3, 0),
+            (u32::MAX, 0),
+            (4, 1 << 4),
+            (4, u32::MAX),
+            (4, 1 << 1),
+            (7, 1 << 3),
+        ] {
+            let change = MrModify {
+                mr: _mr.handle().into(),
+                mask: mask.into(),
+                pd: hostile.pd.handle().into(),
+                access: access.into(),
+                ..Default::default()
+            };
+            let status = driver.mr_modify(&change).map(drop);
+            assert_eq!(status, Err(Status::BadAttribute), "mask {mask:#x}, access {access:#x}");
         }
         let gid = [9; 16];
         for gid_type in [0, 3, 255] {

@@ -16,5 +16,6 @@ mod rc_data;
 mod rc_drain;
 mod rc_errors;
 mod rc_events;
+mod regions;
 mod state_machine;
 mod victim;

@@ -5,8 +5,8 @@ use vnic_abi::ABI_VERSION;
 use vnic_abi::config::Features;
 use vnic_abi::ctrl::{
     AccessFlags, CmdHeader, CmdOpcode, Counters, CqCreate, CtxCreate, GidSet, GidType, Handle,
-    HandleReply, Init, MrCreate, MrCreateReply, PageList, PageResponse, PasidBind, PdCreate,
-    QpAttr, QpAttrMask, QpCreate, QpCreateReply, QpModify, ReplyHeader,
+    HandleReply, Init, MrCreate, MrCreateReply, MrModify, PageList, PageResponse, PasidBind,
+    PdCreate, QpAttr, QpAttrMask, QpCreate, QpCreateReply, QpModify, ReplyHeader,
 };
 use vnic_abi::event::PageResponseCode;
 use vnic_abi::status::Status;
@@ -203,6 +203,11 @@ impl Kernel {
     /// `MR_CREATE` as given.
     pub fn mr_create_with(&self, mr: &MrCreate) -> Answer<MrCreateReply> {
         self.call(CmdOpcode::MrCreate, mr)
+    }
+
+    /// `MR_MODIFY` as given.
+    pub fn mr_modify(&self, change: &MrModify) -> Answer<MrCreateReply> {
+        self.call(CmdOpcode::MrModify, change)
     }
 
     /// `MR_DESTROY`.
