@@ -3,6 +3,7 @@
 
 pub mod accel;
 mod arguments;
+mod clock;
 pub mod config;
 mod dimm;
 pub mod hardware;
@@ -81,7 +82,9 @@ impl Vm {
         let log = fs::File::create(&console.qemu).at("make", &console.qemu)?;
         let second = log.try_clone().doing(|| "copy a descriptor".into())?;
         let mut command = qemu.command();
-        command.args(arguments::of(image, config, &files));
+        let mut config = config.clone();
+        config.kernel_arguments.push_str(&clock::kernel_argument(config.accelerator));
+        command.args(arguments::of(image, &config, &files));
         command.stdin(Stdio::null()).stdout(log).stderr(second);
         tracing::debug!(?command, "starting a guest");
         let since = Instant::now();
