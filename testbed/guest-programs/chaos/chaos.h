@@ -10,7 +10,7 @@
  *	pattern    contents: fill and check           traffic    the loop, requests and completions
  *	requester  rounds that this end begins        responder  the part of the other end in rounds
  *	mutate_*   what is done to the memory         bystander  memory that nobody may write
- *	report     what is printed
+ *	overcommit one pass over a large buffer       report     what is printed
  */
 #ifndef CHAOS_H
 #define CHAOS_H
@@ -274,7 +274,10 @@ bool traffic_dead(int qp);
 int traffic_room(int qp);
 void traffic_post_recv(int qp, int index, const struct span *span);
 bool traffic_stopping(void);
+
+/* One pass over a large buffer, instead of the traffic; whether it came to its end. */
 bool overcommit_run(void);
+void overcommit_completed(int slot, bool good);
 
 void requester_make(void);
 /* Does what can be done now; whether that was anything. */

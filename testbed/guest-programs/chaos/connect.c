@@ -11,8 +11,12 @@
 
 #define ACCESS                                                                                     \
 	(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC)
-/* ACK time-out (4.096 us * 2^n) and retries: about eight seconds until a peer counts as lost. */
-#define TIMEOUT 18
+/*
+ * ACK time-out (4.096 us * 2^n) and retries until a peer counts as lost: many seconds, since a
+ * guest may be slow; where one is expected to die, about one second.
+ */
+#define PATIENT_TIMEOUT 18
+#define TIMEOUT 15
 #define RETRIES 7
 
 struct link link_;
@@ -148,7 +152,7 @@ static void to_rts(int qp)
 	};
 	struct ibv_qp_attr rts = {
 		.qp_state = IBV_QPS_RTS,
-		.timeout = TIMEOUT,
+		.timeout = options.expect_death ? TIMEOUT : PATIENT_TIMEOUT,
 		.retry_cnt = RETRIES,
 		.rnr_retry = 7,
 		.max_rd_atomic = link_.peer.rd_atomic,
@@ -168,15 +172,18 @@ void connect_verbs(void)
 	uint64_t page;
 
 	agree();
-	/* Cells that consist of pages of 1 GiB would be too few. */
 	page = memory.page > link_.peer.page ? memory.page : link_.peer.page;
-	cells_make(page > 2 << 20 ? PAGE : page);
+	/* Cells that consist of pages of 1 GiB would be too few. */
+	if (!options.overcommit)
+		cells_make(page > 2 << 20 ? PAGE : page);
 	objects();
 	introduce();
-	requester_make();
 	for (int i = 0; i < options.qps; i++)
 		to_init(i);
-	responder_make();
+	if (!options.overcommit) {
+		requester_make();
+		responder_make();
+	}
 	for (int i = 0; i < options.qps; i++)
 		to_rts(i);
 	/* From here on the peer may send. */

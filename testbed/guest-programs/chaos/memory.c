@@ -87,7 +87,8 @@ static void choose_kind(const char *kind)
 		memory.kind = KIND_DAX;
 	else
 		fail("no such kind of memory: %s", kind);
-	memory.length = options.buffer_mib << 20;
+	/* Who writes and reads a large buffer needs only a place for what is under way. */
+	memory.length = (options.overcommit && !options.listens ? 16 : options.buffer_mib) << 20;
 	memory.length = (memory.length + memory.page - 1) & -memory.page;
 	if (memory.kind == KIND_SHM) {
 		memory.fd = memfd_create("chaos", MFD_CLOEXEC);

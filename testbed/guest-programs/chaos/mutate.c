@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 static bool always(void)
 {
@@ -53,6 +55,7 @@ _Atomic bool running;
 static pthread_t threads[MUTATIONS];
 static pthread_mutex_t mapping = PTHREAD_MUTEX_INITIALIZER;
 
+/* Whoever lets the kernel choose an address holds this, too: it may choose a hole. */
 void mapping_lock(void)
 {
 	pthread_mutex_lock(&mapping);
@@ -117,10 +120,19 @@ static void *mutate(void *argument)
 {
 	struct mutator *mutator = argument;
 	uint64_t random = mix(options.seed + 100 + (mutator - mutators) + 1000 * link_.me);
+	unsigned others = __builtin_popcount(options.cases);
 
+	/* The traffic comes first, where there are fewer processors than threads. */
+	setpriority(PRIO_PROCESS, gettid(), 5);
 	while (running) {
+		uint64_t before = now_ns(), took_us;
+
 		mutator->step(&random);
-		nap_us(mutator->pause_us / 2 + rng(&random) % mutator->pause_us);
+		/* The more threads mutate, the less each of them does. */
+		took_us = (now_ns() - before) / 1000 * (1 + others / 4);
+		if (took_us > 2000000)
+			took_us = 2000000;
+		nap_us(mutator->pause_us / 2 + rng(&random) % mutator->pause_us + took_us);
 	}
 	return NULL;
 }

@@ -95,13 +95,14 @@ int step_fork(uint64_t *random)
 	uint64_t random_of_child = rng(random);
 	int status, child;
 
+	births++;
+	mapping_lock();
 	if (!seen) {
+		/* Under the lock: a hole in the buffer would be a good place for it otherwise. */
 		seen = mmap(NULL, sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 		if (seen == MAP_FAILED)
 			fail("no memory");
 	}
-	births++;
-	mapping_lock();
 	child = fork();
 	mapping_unlock();
 	if (child < 0)

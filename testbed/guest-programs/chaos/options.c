@@ -28,7 +28,8 @@ static void usage(FILE *to)
 		"  --access-on-demand    register with IBV_ACCESS_ON_DEMAND\n"
 		"  --expect-death        the peer dies in the middle of it\n"
 		"  --die kill|exit       be the one that does, after the seconds\n"
-		"  --overcommit          one pass of WRITE and READ over the listening end's buffer\n"
+		"  --overcommit          one pass of WRITE and READ over the listening end's buffer,\n"
+		"                        however long it takes\n"
 		"  --corrupt [WHAT:]N    break something after N times, to see it reported:\n"
 		"                        source, completion, bystander, snapshot\n"
 		"Prints a JSON object per line. Returns 0 if all was well, 1 if not, 2 if it cannot run.\n");
@@ -153,6 +154,8 @@ void options_parse(int argc, char **argv)
 		refuse("not an option", argv[optind]);
 	if (!options.device || options.gid_index < 0)
 		refuse("missing", "--device or --gid-index");
+	if (options.overcommit && (options.cases || options.all || options.expect_death || options.die))
+		refuse("--overcommit", "neither mutates nor dies");
 	if (options.listens == !!options.address)
 		refuse("one of them", "--listen or --connect");
 }

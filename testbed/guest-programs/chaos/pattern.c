@@ -191,6 +191,7 @@ const char *pattern_name(uint64_t word)
 	static const char *const phases[] = { "?", "data", "reply", "guard", "stale", "send", "bystander", "child" };
 	static char text[160];
 	uint64_t value = word;
+	unsigned qp, cell;
 
 	if (!word)
 		return "zero";
@@ -198,11 +199,13 @@ const char *pattern_name(uint64_t word)
 		return "poison";
 	value = fold_back(fold_back(value) * inverse(SECOND));
 	value = fold_back(value * inverse(FIRST)) ^ options.seed;
-	if (value >> 58 != MAGIC)
+	qp = value >> (WORDS + SEQ + CELL) & ((1u << QP) - 1);
+	cell = value >> (WORDS + SEQ) & ((1u << CELL) - 1);
+	if (value >> 58 != MAGIC || qp >= (unsigned)options.qps || !(value >> 54 & 7) ||
+	    (value & 0x3ffff) > 1 << 17)
 		return "unknown, or not at a word of its stream";
 	snprintf(text, sizeof(text), "%s of end %u qp %u lane %u seq %u word %u", phases[value >> 54 & 7],
-		 (unsigned)(value >> 57 & 1), (unsigned)(value >> (WORDS + SEQ + CELL) & 31),
-		 (unsigned)(value >> (WORDS + SEQ) & 0x1fff), (unsigned)(value >> WORDS & 0x3ffff),
+		 (unsigned)(value >> 57 & 1), qp, cell, (unsigned)(value >> WORDS & 0x3ffff),
 		 (unsigned)(value & 0x3ffff));
 	return text;
 }

@@ -173,7 +173,10 @@ static void take(const struct ibv_wc *wc)
 		counts.ops[request->op]++;
 		counts.bytes_moved += request->bytes;
 	}
-	requester_completed(qp, request->lane, request->op, good);
+	if (options.overcommit)
+		overcommit_completed(request->lane, good);
+	else
+		requester_completed(qp, request->lane, request->op, good);
 }
 
 int traffic_poll(void)

@@ -8,6 +8,7 @@
 
 /* Without a completion for so long, nothing will come any more. */
 #define STALLED_NS 60000000000ull
+#define DRAINED_NS 30000000000ull
 /* A dead peer has to be noticed within this. */
 #define DEATH_NS 40000000000ull
 
@@ -95,8 +96,11 @@ static void bury(void)
 		report_progress(counts.bytes_moved);
 		if (traffic_outstanding())
 			continue;
-		if (asked || !peer_gone)
+		if (asked || (!peer_gone && !options.expect_death))
 			break;
+		/* Its requests may fail before the connection breaks that tells of its death. */
+		if (!peer_gone)
+			continue;
 		asked = true;
 		for (int qp = 0; qp < options.qps; qp++)
 			if (!traffic_dead(qp))
@@ -119,7 +123,11 @@ bool traffic_run(void)
 		idle(step());
 		if (seen != counts.got)
 			seen = counts.got, moved = now;
-		stopping = now >= until;
+		if (!stopping && now >= until) {
+			/* The rounds that are under way end sooner when nobody disturbs them. */
+			stopping = true;
+			running = false;
+		}
 		if (now - listened > 50000000u) {
 			listened = now;
 			hear();
@@ -131,8 +139,8 @@ bool traffic_run(void)
 		}
 		if (stopping && !options.expect_death && finished())
 			break;
-		if (now - moved > STALLED_NS || (options.expect_death && now > until + DEATH_NS)) {
-			report_fault(options.expect_death ? "the peer did not die" : "nothing has completed for a minute");
+		if (now - moved > (stopping ? DRAINED_NS : STALLED_NS) || (options.expect_death && now > until + DEATH_NS)) {
+			report_fault(options.expect_death ? "the peer did not die" : "nothing completes any more");
 			break;
 		}
 	}
