@@ -7,10 +7,12 @@
 //! - [`topology`] boots a pair of guests that see each other.
 //! - [`workload`] runs programs between them and reads what they print.
 //! - [`suite`] runs all of them as [`measure`] says, and [`report`] tells what came of it.
+//! - [`chaos`] disturbs the memory of two guests under traffic, and looks for wrong bytes.
 //! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
 
+pub mod chaos;
 pub mod complaint;
 pub mod counters;
 pub mod daemon;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Developer commands of the Tongtu vNIC: `cargo xtask <command>`.
 
+mod chaos;
 mod ci;
 mod driver;
 mod test;
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     /// Boot two guests on one vNIC daemon and compare vNIC, rxe and TCP
     Testbed(testbed::Args),
+    Chaos(chaos::Args),
     /// Run every test: unit, process guests, virtual machines, model checks
     Test(test::Args),
     /// Build the guest kernel module for the guest kernels
@@ -46,6 +48,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Testbed(args) => testbed::run(args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Kmod(args) => driver::kmod(&args),
         Command::Provider => driver::provider(),

@@ -100,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     let since = Instant::now();
     let workspace = Workspace::at(&tools::root());
     let folder = workspace.target().join("testbed");
-    let daemon = build_daemon(&workspace)?;
+    let daemon = tools::build_daemon(&workspace)?;
     let provision = Provision::prepare(workspace)?;
     let outcome = suite::run(&provision, &args.options(daemon), since)?;
 
@@ -117,13 +117,6 @@ pub fn run(args: Args) -> Result<()> {
     let Some(failure) = &outcome.failure else { return Ok(()) };
     failure.write_logs(&logs)?;
     anyhow::bail!("{failure}\nThe whole logs are in {}.", logs.display())
-}
-
-fn build_daemon(workspace: &Workspace) -> Result<PathBuf> {
-    tools::run(tools::cargo(&["build", "--release", "--package", "vnic", "--bin", "vnic"]))?;
-    let program = workspace.target().join("release/vnic");
-    anyhow::ensure!(program.exists(), "cargo has left no {}", program.display());
-    Ok(program)
 }
 
 fn shown(report: &Report, folder: &Path) -> String {

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use vnic_testbed::provision::workspace::Workspace;
 
 /// The top of the workspace.
 pub fn root() -> PathBuf {
@@ -26,6 +27,14 @@ pub fn run(mut command: Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
     anyhow::ensure!(status.success(), "`{shown}` failed ({status})");
     Ok(())
+}
+
+/// Builds the daemon that users run, and returns where it is.
+pub fn build_daemon(workspace: &Workspace) -> Result<PathBuf> {
+    run(cargo(&["build", "--release", "--package", "vnic", "--bin", "vnic"]))?;
+    let program = workspace.target().join("release/vnic");
+    anyhow::ensure!(program.exists(), "cargo has left no {}", program.display());
+    Ok(program)
 }
 
 fn show(command: &Command) -> String {

@@ -12,6 +12,6 @@ pub mod pingpong;
 pub mod qperf;
 pub mod rdma;
 pub mod rxe;
-mod server;
+pub(crate) mod server;
 pub mod tcp;
 pub mod vnic;

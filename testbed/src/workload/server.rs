@@ -16,7 +16,7 @@ use crate::{
 const LISTEN: &str = "0A";
 
 /// A TCP port that no server of this process has had, so that nothing left of an earlier run matters.
-pub(super) fn fresh_port() -> u16 {
+pub(crate) fn fresh_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Relaxed: only the uniqueness of the number matters.
     18_515 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000
@@ -25,7 +25,7 @@ pub(super) fn fresh_port() -> u16 {
 /// Waits until something in the guest listens on `port`.
 ///
 /// Servers announce themselves in a buffered output, which arrives too late.
-pub(super) fn wait_until_listening(
+pub(crate) fn wait_until_listening(
     guest: &Guest,
     server: Running,
     port: u16,
