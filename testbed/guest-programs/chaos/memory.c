@@ -44,9 +44,14 @@ static int flags(void)
 int memory_map_again(uint8_t *at, uint64_t length, int protection)
 {
 	off_t offset = memory_is_shared() ? at - memory.at : 0;
+	int patience = 200;
 
-	if (mmap(at, length, protection, flags() | MAP_FIXED, memory.fd, offset) == MAP_FAILED)
-		return -1;
+	/* Children may hold the rest of a pool of huge pages for a while. */
+	while (mmap(at, length, protection, flags() | MAP_FIXED, memory.fd, offset) == MAP_FAILED) {
+		if (errno != ENOMEM || memory.page == PAGE || !patience--)
+			return -1;
+		nap_us(20000);
+	}
 	if (memory.kind == KIND_THP)
 		madvise(at, length, MADV_HUGEPAGE);
 	return 0;

@@ -2,7 +2,7 @@
 /*
  * Pages that go, and new ones that are zero: of cells that are in no transfer, or in one whose
  * bytes may be zero. Of memory that a file holds, any page at any time, since the contents stay.
- * None of this leaves a moment in which an address is not mapped, but for `hole`.
+ * None of this leaves a moment in which an address is not mapped, but for what has a hole.
  */
 #include "chaos.h"
 
@@ -52,14 +52,15 @@ static int with_hole(struct piece range)
 	mapping_lock();
 	result = munmap(range.at, range.length);
 	if (!result && memory_map_again(range.at, range.length, PROT_READ | PROT_WRITE))
-		fail("cannot map again what was unmapped");
+		fail("cannot map again what was unmapped: the pool of huge pages may be too small");
 	mapping_unlock();
 	return result;
 }
 
 int step_remap(uint64_t *random)
 {
-	bool hole = rng(random) % 3 == 0;
+	/* A pool of huge pages may be empty for a moment, and that is a hole. */
+	bool hole = memory.page > PAGE || rng(random) % 3 == 0;
 	struct cell *cell;
 	struct piece range;
 	int result;

@@ -70,9 +70,7 @@ static int replace(struct piece range)
 		if (view == MAP_FAILED)
 			return mutate_result(M_MREMAP, -1);
 	} else {
-		int huge = memory.page > PAGE ? MAP_HUGETLB | 21 << 26 : 0;
-
-		if (mmap(aside, range.length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | huge, -1, 0) == MAP_FAILED)
+		if (mmap(aside, range.length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 			return mutate_result(M_MREMAP, -1);
 		memcpy(aside, range.at, range.length);
 	}
