@@ -5,7 +5,7 @@
  * memory. Every byte that arrives is known beforehand, and is checked.
  *
  *	main       from options to exit code          options    the command line
- *	connect    the way to the peer, and the verbs memory     the buffer and its kinds
+ *	connect*   the way to the peer, and the verbs memory     the buffer and its kinds
  *	cell       who may do what to a part of it    plan       what a round does, known to both ends
  *	pattern    contents: fill and check           traffic    the loop, requests and completions
  *	requester  rounds that this end begins        responder  the part of the other end in rounds
@@ -200,12 +200,27 @@ void guards_check(const struct span *span, struct pattern guard, enum strictness
 /* ---- connections ---- */
 
 struct end {
-	uint64_t page, races, rd_atomic;
+	uint64_t page, races, rd_atomic, holes;
 	uint64_t buffer, control; /* addresses */
 	uint32_t rkey, control_rkey;
 	uint32_t qpn[MAX_QPS];
 	char gid[33];
 };
+
+/* A connection for lines of text. */
+struct wire {
+	int fd;
+	char buffer[4096];
+	size_t filled, taken;
+};
+
+/* Who listens accepts, who connects connects: once for each wire, in the same order. */
+void wire_open(struct wire *wire);
+void wire_say(struct wire *wire, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The next line from the peer; blocks. NULL when the peer is gone. */
+const char *wire_hear(struct wire *wire);
+/* The same, but returns "" while there is none. */
+const char *wire_listen(struct wire *wire);
 
 struct link {
 	struct ibv_context *context;
@@ -219,19 +234,19 @@ struct link {
 	_Atomic uint64_t *control;
 	struct end peer;
 	int me; /* 0 for the end that listens */
-	int socket;
+	struct wire wire;
 };
 extern struct link link_;
 
 void connect_open(void);
-void connect_socket(void);
-/* Everything but the sockets: exchanges what both must know, registers, makes queue pairs. */
+/* Everything but the wire: exchanges what both must know, registers, makes queue pairs. */
 void connect_verbs(void);
-void connect_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The next line from the peer; blocks. NULL when the peer is gone. */
-const char *connect_hear(void);
-/* The same, but returns "" while there is none. */
-const char *connect_listen(void);
+struct ibv_mr *connect_register(void *at, uint64_t length);
+struct ibv_qp *connect_make_qp(struct ibv_cq *cq);
+/* From RESET up to INIT, and from there to RTS, with the queue pair of that number. */
+void connect_to_init(struct ibv_qp *qp);
+void connect_to_rts(struct ibv_qp *qp, uint32_t peer);
+void connect_to_reset(struct ibv_qp *qp);
 void connect_error_state(int qp);
 
 /* ---- traffic ---- */
@@ -295,10 +310,10 @@ void responder_received(int qp, int index, const struct ibv_wc *wc);
 
 enum mutation {
 	M_DONTNEED, M_FREE, M_COLD, M_PAGEOUT, M_MREMAP, M_REMAP, M_MPROTECT, M_FORK, M_KSM, M_THP,
-	M_MOVE_PAGES, M_COMPACT, MUTATIONS
+	M_MOVE_PAGES, M_COMPACT, M_HOLE, MUTATIONS
 };
 
-/* One way to mutate. A step returns how many mutations it made; errno-like failures are none. */
+/* One way to mutate; `hole` alone is no step but a conversation. */
 struct mutator {
 	const char *name;
 	bool (*suits)(void);
@@ -337,6 +352,11 @@ int step_fork(uint64_t *random);
 int step_ksm(uint64_t *random);
 int step_thp(uint64_t *random);
 bool two_nodes(void);
+
+/* Readies the queue pair that runs into holes, if both ends want it. */
+void hole_make(void);
+void hole_start(void);
+void hole_stop(void);
 
 void bystander_start(void);
 void bystander_stop(void);

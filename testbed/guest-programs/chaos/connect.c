@@ -45,31 +45,49 @@ void connect_open(void)
 static void agree(void)
 {
 	int reads = device.max_qp_init_rd_atom < device.max_qp_rd_atom ? device.max_qp_init_rd_atom : device.max_qp_rd_atom;
-	unsigned long long qps, mib, seed, overcommit, page, races, atomics;
+	unsigned long long qps, mib, seed, overcommit, page, races, atomics, holes;
+	bool hole = options.cases & 1u << M_HOLE;
 	const char *line;
 
-	connect_say("hello %d %llu %llu %d %llu %d %d\n", options.qps, (unsigned long long)options.buffer_mib,
+	wire_say(&link_.wire, "hello %d %llu %llu %d %llu %d %d %d\n", options.qps, (unsigned long long)options.buffer_mib,
 		    (unsigned long long)options.seed, options.overcommit, (unsigned long long)memory.page,
-		    mutate_discards(), reads);
-	line = connect_hear();
-	if (!line || sscanf(line, "hello %llu %llu %llu %llu %llu %llu %llu", &qps, &mib, &seed, &overcommit, &page,
-			    &races, &atomics) != 7)
+		    mutate_discards(), reads, hole);
+	line = wire_hear(&link_.wire);
+	if (!line || sscanf(line, "hello %llu %llu %llu %llu %llu %llu %llu %llu", &qps, &mib, &seed, &overcommit, &page,
+			    &races, &atomics, &holes) != 8)
 		fail("the peer does not answer");
 	if (qps != (unsigned)options.qps || seed != options.seed || overcommit != options.overcommit ||
 	    mib != options.buffer_mib)
 		fail("the peer has other --qps, --buffer-mib, --seed or --overcommit");
 	link_.peer.page = page;
 	link_.peer.races = races;
+	link_.peer.holes = holes;
 	link_.peer.rd_atomic = (unsigned)reads < atomics ? (unsigned)reads : atomics;
 }
 
-static struct ibv_mr *reg(void *at, uint64_t length)
+struct ibv_mr *connect_register(void *at, uint64_t length)
 {
 	struct ibv_mr *mr = ibv_reg_mr(link_.pd, at, length, ACCESS | (options.on_demand ? IBV_ACCESS_ON_DEMAND : 0));
 
 	if (!mr)
 		fail("ibv_reg_mr of %llu bytes: %s", (unsigned long long)length, strerror(errno));
 	return mr;
+}
+
+struct ibv_qp *connect_make_qp(struct ibv_cq *cq)
+{
+	struct ibv_qp_init_attr init = {
+		.send_cq = cq,
+		.recv_cq = cq,
+		.cap = { SQ_DEPTH, 64, link_.sges, link_.sges, 128 },
+		.qp_type = IBV_QPT_RC,
+	};
+	struct ibv_qp *qp = ibv_create_qp(link_.pd, &init);
+
+	if (!qp)
+		fail("ibv_create_qp: %s", strerror(errno));
+	link_.inline_bytes = init.cap.max_inline_data;
+	return qp;
 }
 
 static void objects(void)
@@ -80,24 +98,13 @@ static void objects(void)
 	link_.control = mmap(NULL, words, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (link_.control == MAP_FAILED)
 		fail("no memory");
-	link_.mr = reg(memory.at, memory.length);
-	link_.control_mr = reg((void *)link_.control, words);
+	link_.mr = connect_register(memory.at, memory.length);
+	link_.control_mr = connect_register((void *)link_.control, words);
 	link_.cq = ibv_create_cq(link_.context, depth, NULL, NULL, 0);
 	if (!link_.cq)
 		fail("ibv_create_cq of %d: %s", depth, strerror(errno));
-	for (int i = 0; i < options.qps; i++) {
-		struct ibv_qp_init_attr init = {
-			.send_cq = link_.cq,
-			.recv_cq = link_.cq,
-			.cap = { SQ_DEPTH, 64, link_.sges, link_.sges, 128 },
-			.qp_type = IBV_QPT_RC,
-		};
-
-		link_.qp[i] = ibv_create_qp(link_.pd, &init);
-		if (!link_.qp[i])
-			fail("ibv_create_qp: %s", strerror(errno));
-		link_.inline_bytes = init.cap.max_inline_data;
-	}
+	for (int i = 0; i < options.qps; i++)
+		link_.qp[i] = connect_make_qp(link_.cq);
 }
 
 static void introduce(void)
@@ -113,8 +120,8 @@ static void introduce(void)
 			 (unsigned long long)(uintptr_t)link_.control, link_.control_mr->rkey, hex);
 	for (int i = 0; i < options.qps; i++)
 		length += sprintf(line + length, " %u", link_.qp[i]->qp_num);
-	connect_say("%s\n", line);
-	heard = connect_hear();
+	wire_say(&link_.wire, "%s\n", line);
+	heard = wire_hear(&link_.wire);
 	if (!heard || sscanf(heard, "verbs %" SCNu64 " %u %" SCNu64 " %u %32s%n", &peer->buffer, &peer->rkey, &peer->control,
 			     &peer->control_rkey, peer->gid, &used) != 5)
 		fail("the peer does not introduce itself");
@@ -126,26 +133,26 @@ static void introduce(void)
 	}
 }
 
-static void modify(int qp, struct ibv_qp_attr *attr, int mask, const char *what)
+static void modify(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask, const char *what)
 {
-	errno = ibv_modify_qp(link_.qp[qp], attr, mask | IBV_QP_STATE);
+	errno = ibv_modify_qp(qp, attr, mask | IBV_QP_STATE);
 	if (errno)
 		fail("a queue pair to %s: %s", what, strerror(errno));
 }
 
-static void to_init(int qp)
+void connect_to_init(struct ibv_qp *qp)
 {
 	struct ibv_qp_attr init = { .qp_state = IBV_QPS_INIT, .port_num = 1, .qp_access_flags = ACCESS };
 
 	modify(qp, &init, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, "INIT");
 }
 
-static void to_rts(int qp)
+void connect_to_rts(struct ibv_qp *qp, uint32_t peer)
 {
 	struct ibv_qp_attr rtr = {
 		.qp_state = IBV_QPS_RTR,
 		.path_mtu = IBV_MTU_1024,
-		.dest_qp_num = link_.peer.qpn[qp],
+		.dest_qp_num = peer,
 		.max_dest_rd_atomic = link_.peer.rd_atomic,
 		.min_rnr_timer = 1,
 		.ah_attr = { .is_global = 1, .port_num = 1, .grh = { .sgid_index = options.gid_index, .hop_limit = 64 } },
@@ -179,23 +186,31 @@ void connect_verbs(void)
 	objects();
 	introduce();
 	for (int i = 0; i < options.qps; i++)
-		to_init(i);
+		connect_to_init(link_.qp[i]);
 	if (!options.overcommit) {
 		requester_make();
 		responder_make();
+		hole_make();
 	}
 	for (int i = 0; i < options.qps; i++)
-		to_rts(i);
+		connect_to_rts(link_.qp[i], link_.peer.qpn[i]);
 	/* From here on the peer may send. */
-	connect_say("ready\n");
-	heard = connect_hear();
+	wire_say(&link_.wire, "ready\n");
+	heard = wire_hear(&link_.wire);
 	if (!heard || strcmp(heard, "ready"))
 		fail("the peer is not ready");
+}
+
+void connect_to_reset(struct ibv_qp *qp)
+{
+	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RESET };
+
+	modify(qp, &attr, 0, "RESET");
 }
 
 void connect_error_state(int qp)
 {
 	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
 
-	modify(qp, &attr, 0, "ERR");
+	modify(link_.qp[qp], &attr, 0, "ERR");
 }

@@ -13,51 +13,48 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static char buffer[4096];
-static size_t filled, taken;
+static int listener;
 
-static void accept_one(const struct sockaddr_in *address)
+static void begin_to_listen(const struct sockaddr_in *address)
 {
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
+	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)) ||
 	    bind(listener, (const struct sockaddr *)address, sizeof(*address)) || listen(listener, 1))
 		fail("cannot listen on port %d: %s", options.port, strerror(errno));
 	printf("{\"event\":\"listening\",\"port\":%d}\n", options.port);
-	link_.socket = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	if (link_.socket < 0)
-		fail("accept: %s", strerror(errno));
-	close(listener);
 }
 
-void connect_socket(void)
+void wire_open(struct wire *wire)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(options.port) };
 	uint64_t until = now_ns() + 30000000000u;
 
-	link_.me = options.listens ? 0 : 1;
 	if (options.listens) {
-		accept_one(&address);
+		if (!listener)
+			begin_to_listen(&address);
+		wire->fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		if (wire->fd < 0)
+			fail("accept: %s", strerror(errno));
 	} else {
 		if (inet_pton(AF_INET, options.address, &address.sin_addr) != 1)
 			fail("not an IPv4 address: %s", options.address);
 		/* The other end may still be starting. */
 		for (;;) {
-			link_.socket = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-			if (link_.socket < 0)
+			wire->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+			if (wire->fd < 0)
 				fail("socket: %s", strerror(errno));
-			if (!connect(link_.socket, (struct sockaddr *)&address, sizeof(address)))
+			if (!connect(wire->fd, (struct sockaddr *)&address, sizeof(address)))
 				break;
-			close(link_.socket);
+			close(wire->fd);
 			if (now_ns() > until)
 				fail("cannot connect to %s port %d: %s", options.address, options.port, strerror(errno));
 			nap_us(100000);
 		}
 	}
-	setsockopt(link_.socket, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+	setsockopt(wire->fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 }
 
-void connect_say(const char *format, ...)
+void wire_say(struct wire *wire, const char *format, ...)
 {
 	char line[2048];
 	va_list list;
@@ -67,43 +64,43 @@ void connect_say(const char *format, ...)
 	length = vsnprintf(line, sizeof(line), format, list);
 	va_end(list);
 	/* A peer that is gone is noticed where its answer is missed. */
-	if (send(link_.socket, line, length, MSG_NOSIGNAL) != length)
+	if (send(wire->fd, line, length, MSG_NOSIGNAL) != length)
 		fprintf(stderr, "vnic-chaos: the peer does not listen\n");
 }
 
 /* The next whole line, NULL without a peer, "" after `milliseconds` without a line. */
-static const char *line_within(int milliseconds)
+static const char *line_within(struct wire *wire, int milliseconds)
 {
-	memmove(buffer, buffer + taken, filled - taken);
-	filled -= taken;
-	taken = 0;
+	memmove(wire->buffer, wire->buffer + wire->taken, wire->filled - wire->taken);
+	wire->filled -= wire->taken;
+	wire->taken = 0;
 	for (;;) {
-		struct pollfd fd = { .fd = link_.socket, .events = POLLIN };
-		char *end = memchr(buffer, '\n', filled);
+		struct pollfd fd = { .fd = wire->fd, .events = POLLIN };
+		char *end = memchr(wire->buffer, '\n', wire->filled);
 		ssize_t got;
 
 		if (end) {
 			*end = 0;
-			taken = end + 1 - buffer;
-			return buffer;
+			wire->taken = end + 1 - wire->buffer;
+			return wire->buffer;
 		}
 		if (poll(&fd, 1, milliseconds) <= 0)
 			return "";
-		got = recv(link_.socket, buffer + filled, sizeof(buffer) - filled, 0);
+		got = recv(wire->fd, wire->buffer + wire->filled, sizeof(wire->buffer) - wire->filled, 0);
 		if (got <= 0)
 			return NULL;
-		filled += got;
+		wire->filled += got;
 	}
 }
 
-const char *connect_hear(void)
+const char *wire_hear(struct wire *wire)
 {
-	const char *line = line_within(120000);
+	const char *line = line_within(wire, 120000);
 
 	return line && *line ? line : NULL;
 }
 
-const char *connect_listen(void)
+const char *wire_listen(struct wire *wire)
 {
-	return line_within(0);
+	return line_within(wire, 0);
 }

@@ -42,7 +42,8 @@ int main(int argc, char **argv)
 	memory_make();
 	mutate_choose();
 	connect_open();
-	connect_socket();
+	link_.me = options.listens ? 0 : 1;
+	wire_open(&link_.wire);
 	connect_verbs();
 	report_ready();
 	if (options.overcommit) {

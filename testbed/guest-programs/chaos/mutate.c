@@ -40,6 +40,12 @@ static bool can_move(void)
 	return two_nodes() && memory.kind != KIND_DAX && memory.kind != KIND_HUGE_1G;
 }
 
+/* It has memory of its own, of any kind, but both ends have to live. */
+static bool can_have_holes(void)
+{
+	return !options.expect_death && !options.die && !options.overcommit;
+}
+
 /* Pauses keep two processors from doing nothing else. */
 struct mutator mutators[MUTATIONS] = {
 	[M_DONTNEED] = { "dontneed", cells_own_pages, step_dontneed, 1000 },
@@ -53,6 +59,7 @@ struct mutator mutators[MUTATIONS] = {
 	[M_KSM] = { "ksm", private_small, step_ksm, 20000 },
 	[M_THP] = { "thp", small, step_thp, 10000 },
 	[M_MOVE_PAGES] = { "move_pages", can_move, step_move_pages, 3000 },
+	[M_HOLE] = { "hole", can_have_holes, NULL, 0 },
 	[M_COMPACT] = { "compact", small, step_compact, 200000 },
 };
 
@@ -146,8 +153,9 @@ static void *mutate(void *argument)
 void mutate_start(void)
 {
 	running = true;
+	hole_start();
 	for (int i = 0; i < MUTATIONS; i++)
-		if (options.cases & 1u << i && pthread_create(&threads[i], NULL, mutate, &mutators[i]))
+		if (options.cases & 1u << i && mutators[i].step && pthread_create(&threads[i], NULL, mutate, &mutators[i]))
 			fail("no thread");
 }
 
@@ -155,6 +163,7 @@ void mutate_stop(void)
 {
 	running = false;
 	for (int i = 0; i < MUTATIONS; i++)
-		if (options.cases & 1u << i)
+		if (options.cases & 1u << i && mutators[i].step)
 			pthread_join(threads[i], NULL);
+	hole_stop();
 }

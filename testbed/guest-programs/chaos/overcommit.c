@@ -98,7 +98,7 @@ static bool pass(enum op op)
 static bool serve(const char *until)
 {
 	for (;;) {
-		const char *line = connect_listen();
+		const char *line = wire_listen(&link_.wire);
 
 		if (!line)
 			return false;
@@ -125,12 +125,12 @@ bool overcommit_run(void)
 {
 	bool ended = options.listens ? serve("written") && own_check() : pass(OP_WRITE);
 
-	connect_say("written\n");
+	wire_say(&link_.wire, "written\n");
 	if (options.listens)
 		ended = ended && serve("read");
 	else if (ended && (ended = serve("written")))
 		ended = pass(OP_READ);
-	connect_say("read\n");
+	wire_say(&link_.wire, "read\n");
 	ended = ended && (options.listens || serve("read"));
 	if (!ended)
 		report_fault("the pass over the large buffer did not end");

@@ -22,7 +22,7 @@ bool traffic_stopping(void)
 
 static void hear(void)
 {
-	const char *line = connect_listen();
+	const char *line = wire_listen(&link_.wire);
 	unsigned long long sent;
 
 	if (!line) {
@@ -77,7 +77,7 @@ static bool finished(void)
 {
 	if (!drained && all_idle()) {
 		drained = true;
-		connect_say("drained %llu\n", (unsigned long long)counts.messages_sent);
+		wire_say(&link_.wire, "drained %llu\n", (unsigned long long)counts.messages_sent);
 	}
 	return drained && peer_drained && counts.messages_taken >= peer_messages && !traffic_outstanding();
 }
@@ -152,8 +152,8 @@ bool traffic_run(void)
 			     (unsigned long long)counts.messages_taken);
 	/* The peer has to see a whole connection until it has finished, too. */
 	if (!peer_gone && !any_dead()) {
-		connect_say("bye\n");
-		connect_hear();
+		wire_say(&link_.wire, "bye\n");
+		wire_hear(&link_.wire);
 	}
 	traffic_flush();
 	return peer_gone;

@@ -3,6 +3,7 @@
 //! every way for programs, modules, machines and the daemon to come and go.
 
 mod bed;
+mod chaos_program;
 mod counters;
 mod dead;
 mod ends;
@@ -37,5 +38,7 @@ with_both_kernels! {
     ends::in_any_order as programs_end_in_any_order_6_12, programs_end_in_any_order_7_3;
     dead::killed as a_killed_device_holds_nobody_up_6_12, a_killed_device_holds_nobody_up_7_3;
     dead::frozen as a_frozen_device_holds_nobody_up_6_12, a_frozen_device_holds_nobody_up_7_3;
+    chaos_program::tells_right_from_wrong as the_chaos_program_tells_right_from_wrong_6_12,
+        the_chaos_program_tells_right_from_wrong_7_3;
     machines::come_and_go as machines_come_and_go_6_12, machines_come_and_go_7_3;
 }
