@@ -70,6 +70,18 @@ again:
 	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
 }
 
+/*
+ * Whether to stop early: a page may take as long as a disk does, and somebody
+ * may want the lock, the device, or the process to be gone. If the reference
+ * that the caller holds is the only one, the process has exited.
+ */
+static bool vnic_fault_enough(struct vnic_dev *dev, struct mm_struct *mm)
+{
+	return mmap_lock_is_contended(mm) || vnic_dead(dev) ||
+	       test_bit(VNIC_DRAINING, &dev->flags) ||
+	       atomic_read(&mm->mm_users) == 1;
+}
+
 /* Returns whether at least the first page is there. */
 static bool vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
 			     unsigned long addr, u64 pages, bool write)
@@ -81,7 +93,7 @@ static bool vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
 	for (done = 0; done < pages; done++) {
 		if (vnic_fault_page(mm, addr + done * PAGE_SIZE, write))
 			break;
-		if (mmap_lock_is_contended(mm) || vnic_dead(dev)) {
+		if (vnic_fault_enough(dev, mm)) {
 			done++;
 			break;
 		}

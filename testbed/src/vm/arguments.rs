@@ -159,7 +159,10 @@ impl List {
                 "driver=file,node-name=disk{number},discard=unmap,cache.no-flush=on,filename="
             );
             self.option("-blockdev", with_path(&before, file, ""));
-            self.option("-device", format!("virtio-blk-pci,drive=disk{number},discard=on"));
+            self.option(
+                "-device",
+                format!("virtio-blk-pci,id=drive{number},drive=disk{number},discard=on"),
+            );
         }
     }
 }

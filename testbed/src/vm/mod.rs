@@ -6,6 +6,7 @@ mod arguments;
 mod clock;
 pub mod config;
 mod dimm;
+mod disk;
 pub mod hardware;
 pub mod qmp;
 mod run_dir;

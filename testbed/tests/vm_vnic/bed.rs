@@ -54,10 +54,19 @@ pub fn with_pair(
     kernel_arguments: &str,
     test: impl FnOnce(&mut Bed) -> Result<()>,
 ) -> Result<()> {
+    with_pair_of(series, |config| config.kernel_arguments = kernel_arguments.into(), test)
+}
+
+/// The same with guests that `choose` makes other than usual.
+pub fn with_pair_of(
+    series: Series,
+    choose: impl FnOnce(&mut PairConfig),
+    test: impl FnOnce(&mut Bed) -> Result<()>,
+) -> Result<()> {
     // One pair already spins on every processor of a small machine.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut bed = Bed::boot(series, kernel_arguments)?;
+    let mut bed = Bed::boot(series, choose)?;
     let ended = test(&mut bed).and_then(|()| bed.kernels_are_content());
     if ended.is_err() {
         bed.show_logs();
@@ -66,7 +75,7 @@ pub fn with_pair(
 }
 
 impl Bed {
-    fn boot(series: Series, kernel_arguments: &str) -> Result<Self> {
+    fn boot(series: Series, choose: impl FnOnce(&mut PairConfig)) -> Result<Self> {
         let workspace = Workspace::here();
         let program = workspace.target().join("release/vnic");
         ensure!(
@@ -79,7 +88,7 @@ impl Bed {
         let image = image(&provision, &kernel)?;
         let mut config = PairConfig::new(Accelerator::choose(&provision, &image)?);
         config.daemon = Some(DaemonConfig::vnic(&program));
-        config.kernel_arguments = kernel_arguments.into();
+        choose(&mut config);
         let pair = Pair::boot(&provision.qemu, &image, &config)?;
         Ok(Self { provision, image, config, program, pair })
     }

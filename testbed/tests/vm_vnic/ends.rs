@@ -57,7 +57,7 @@ pub fn in_any_order(series: Series) -> Result<()> {
 }
 
 /// Programs on both sides whom nothing of all this concerns; the first one, on the right, writes.
-fn neighbours(bed: &Bed, devices: &[Device; 2]) -> Result<(Shell, Shell)> {
+pub fn neighbours(bed: &Bed, devices: &[Device; 2]) -> Result<(Shell, Shell)> {
     let left = Shell::start(bed.left(), &devices[0], "neighbour")?;
     let right = Shell::start(bed.right(), &devices[1], "neighbour")?;
     let (to, from) = (left.buffer(0, "memory", BYTES, 1)?, right.buffer(0, "memory", BYTES, 1)?);
@@ -103,7 +103,7 @@ fn another_program_takes_over(
 }
 
 /// Waits until the daemon holds so many address spaces and contexts for the left guest.
-fn spaces_and_contexts(bed: &Bed, spaces: u64, contexts: u64) -> Result<()> {
+pub fn spaces_and_contexts(bed: &Bed, spaces: u64, contexts: u64) -> Result<()> {
     until("what is left", || {
         let status = bed.status()?;
         let port = status.port(0);

@@ -13,6 +13,7 @@ mod machines;
 mod memory;
 mod programs;
 mod shell;
+mod slow;
 
 /// Names a test for each guest kernel.
 macro_rules! with_both_kernels {
@@ -40,5 +41,6 @@ with_both_kernels! {
     dead::frozen as a_frozen_device_holds_nobody_up_6_12, a_frozen_device_holds_nobody_up_7_3;
     chaos_program::tells_right_from_wrong as the_chaos_program_tells_right_from_wrong_6_12,
         the_chaos_program_tells_right_from_wrong_7_3;
+    slow::pages_hold_nobody_up as slow_pages_hold_nobody_up_6_12, slow_pages_hold_nobody_up_7_3;
     machines::come_and_go as machines_come_and_go_6_12, machines_come_and_go_7_3;
 }
