@@ -5,8 +5,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 static bool always(void)
 {
@@ -135,14 +133,12 @@ static void *mutate(void *argument)
 	uint64_t random = mix(options.seed + 100 + (mutator - mutators) + 1000 * link_.me);
 	unsigned others = __builtin_popcount(options.cases);
 
-	/* The traffic comes first, where there are fewer processors than threads. */
-	setpriority(PRIO_PROCESS, gettid(), 5);
 	while (running) {
 		uint64_t before = now_ns(), took_us;
 
 		mutator->step(&random);
 		/* The more threads mutate, the less each of them does. */
-		took_us = (now_ns() - before) / 1000 * (1 + others / 4);
+		took_us = (now_ns() - before) / 1000 * (others / 4);
 		if (took_us > 2000000)
 			took_us = 2000000;
 		nap_us(mutator->pause_us / 2 + rng(&random) % mutator->pause_us + took_us);

@@ -12,8 +12,44 @@
 #define MADV_FREE 8
 #endif
 
-#define IDLE_OR_LAX (1u << PARKED | 1u << MUTATED | 1u << LAX)
+/* Pages that are taken back at a time. */
+#define CAUGHT 64
 #define IDLE_ONLY (1u << PARKED | 1u << MUTATED)
+
+/*
+ * Takes the page frames that have just been freed, since a processor gets first what it freed
+ * last, and looks whether somebody still writes them.
+ */
+static void reuse(uint64_t *random, uint64_t length)
+{
+	/* Of each thread its own: these are threads of different cases. */
+	static _Thread_local uint8_t *arena;
+	struct pattern pattern = pattern_of(PHASE_BYSTANDER, link_.me, 0, 0x1ffe, rng(random));
+
+	if (memory.page > PAGE)
+		return;
+	if (!arena) {
+		mapping_lock();
+		arena = memory_reserve(CAUGHT * PAGE);
+		mapping_unlock();
+		if (mprotect(arena, CAUGHT * PAGE, PROT_READ | PROT_WRITE))
+			fail("no memory");
+	}
+	if (length > CAUGHT * PAGE)
+		length = CAUGHT * PAGE;
+	pattern_fill(arena, pattern, 0, length);
+	nap_us(rng(random) % 500);
+	pattern_check(arena, pattern, 0, length, STRICT, "page frames that were freed");
+	madvise(arena, length, MADV_DONTNEED);
+}
+
+/* Rather a cell in the middle of a transfer, if its bytes may turn zero, than one that rests. */
+static struct cell *idle_or_lax(uint64_t *random)
+{
+	struct cell *cell = rng(random) % 4 ? cell_hold(random, 1u << LAX) : NULL;
+
+	return cell ? cell : cell_hold(random, IDLE_ONLY | 1u << LAX);
+}
 
 static int advise(uint64_t *random, enum mutation mutation, int advice)
 {
@@ -25,13 +61,15 @@ static int advise(uint64_t *random, enum mutation mutation, int advice)
 		range = mutate_anywhere(random, 1 << 20);
 		return mutate_result(mutation, madvise(range.at, range.length, advice));
 	}
-	cell = cell_hold(random, IDLE_OR_LAX);
+	cell = idle_or_lax(random);
 	if (!cell)
 		return 0;
 	range = mutate_range(cell, random, layout.stride);
-	result = mutate_result(mutation, madvise(range.at, range.length, advice));
+	result = madvise(range.at, range.length, advice);
+	if (advice == MADV_DONTNEED)
+		reuse(random, range.length);
 	cell_release(cell);
-	return result;
+	return mutate_result(mutation, result);
 }
 
 int step_dontneed(uint64_t *random)
@@ -69,12 +107,12 @@ int step_remap(uint64_t *random)
 		range = mutate_anywhere(random, 1 << 20);
 		return mutate_result(M_REMAP, memory_map_again(range.at, range.length, PROT_READ | PROT_WRITE));
 	}
-	cell = cell_hold(random, hole ? IDLE_ONLY : IDLE_OR_LAX);
+	cell = hole ? cell_hold(random, IDLE_ONLY) : idle_or_lax(random);
 	if (!cell)
 		return 0;
 	range = mutate_range(cell, random, layout.stride);
 	result = hole ? with_hole(range) : memory_map_again(range.at, range.length, PROT_READ | PROT_WRITE);
-	mutate_result(M_REMAP, result);
+	reuse(random, range.length);
 	cell_release(cell);
-	return result;
+	return mutate_result(M_REMAP, result);
 }
