@@ -4,13 +4,14 @@
  * count in each other's buffers, while threads do to the buffers whatever a kernel can do to
  * memory. Every byte that arrives is known beforehand, and is checked.
  *
- *	main       from options to exit code          options    the command line
- *	connect*   the way to the peer, and the verbs memory     the buffer and its kinds
- *	cell       who may do what to a part of it    plan       what a round does, known to both ends
- *	pattern    contents: fill and check           traffic    the loop, requests and completions
- *	requester  rounds that this end begins        responder  the part of the other end in rounds
- *	mutate_*   what is done to the memory         bystander  memory that nobody may write
- *	overcommit one pass over a large buffer       report     what is printed
+ *	main        from options to exit code         options    the command line
+ *	connect*    the way to the peer, the verbs    memory     the buffer and its kinds
+ *	cell, span  parts of it, and who may do what  plan       what a round does, known to both ends
+ *	pattern     contents: fill and check          post       requests and completions
+ *	traffic     the loop, and how it ends         requester  rounds that this end begins
+ *	responder   its part in the other's rounds    mutate*    what is done to the memory
+ *	hole        transfers that must fail          bystander  memory that nobody may write
+ *	overcommit  one pass over a large buffer      report     what is printed
  */
 #ifndef CHAOS_H
 #define CHAOS_H
