@@ -83,8 +83,13 @@ static void vnic_invalidate(struct mmu_notifier *mn, struct mm_struct *mm,
 
 	raw_spin_lock_irqsave(&pasid->lock, flags);
 	entry = &pasid->page->ring[pasid->generation % VNIC_INVALIDATION_RING];
-	WRITE_ONCE(entry->start, cpu_to_le64(start));
-	WRITE_ONCE(entry->end, cpu_to_le64(end));
+	/*
+	 * Pairs with the acquiring fence of a worker that was overtaken while
+	 * it read the ring: who sees a new entry in place of an old one sees
+	 * that the generation had moved on before.
+	 */
+	virt_store_release(&entry->start, cpu_to_le64(start));
+	virt_store_release(&entry->end, cpu_to_le64(end));
 	pasid->generation++;
 	/* Pairs with the acquire of a worker that reads the generation. */
 	virt_store_release(&pasid->page->generation,
