@@ -74,6 +74,88 @@ fn a_wake_up_is_lost_without_the_fence() {
     race(false);
 }
 
+/// What a kick leads to: a sleeping worker wakes, and one that is about to sleep does not.
+struct Bed {
+    kicked: AtomicU32,
+    /// No kick will follow.
+    last: AtomicU32,
+}
+
+impl Bed {
+    fn sleep(&self) {
+        loop {
+            let last = self.last.load(Ordering::Acquire) == 1;
+            if self.kicked.swap(0, Ordering::AcqRel) == 1 {
+                return;
+            }
+            // Said here and not left to the checker, which cannot unwind out of a deadlock.
+            assert!(!last, "the device sleeps on work");
+            loom::thread::yield_now();
+        }
+    }
+}
+
+/// A worker takes doorbells, sleeps when there are none, wakes, and sleeps again, while a driver posts
+/// two elements. It ends with the second one, so that it must not sleep after the last kick.
+fn sleep_and_wake(driver_fenced: bool, device_fenced: bool) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(move || {
+        let element = Arc::new(AtomicU64::new(0));
+        let word = Arc::new(Word { value: AtomicU64::new(0), fenced: driver_fenced });
+        let need_kick = Arc::new(AtomicU32::new(0));
+        let bed = Arc::new(Bed { kicked: AtomicU32::new(0), last: AtomicU32::new(0) });
+
+        let device = {
+            let (element, word, need_kick, bed) =
+                (element.clone(), word.clone(), need_kick.clone(), bed.clone());
+            loom::thread::spawn(move || {
+                while element.load(Ordering::Relaxed) != 2 {
+                    if word.value.swap(0, Ordering::Acquire) != 0 {
+                        continue;
+                    }
+                    need_kick.store(1, Ordering::Release);
+                    if device_fenced {
+                        fence(Ordering::SeqCst);
+                    }
+                    if word.value.load(Ordering::Acquire) == 0 {
+                        bed.sleep();
+                    }
+                    need_kick.store(0, Ordering::Release);
+                }
+            })
+        };
+
+        let kick = || {
+            // An exchange: the checker puts a plain store between the halves of the other one.
+            bed.kicked.swap(1, Ordering::AcqRel);
+        };
+        for count in 1..=2 {
+            element.store(count, Ordering::Relaxed);
+            ring(&*word, &*need_kick, 1 << 5, &kick);
+        }
+        bed.last.store(1, Ordering::Release);
+        device.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_wakes_for_every_element() {
+    sleep_and_wake(true, true);
+}
+
+#[test]
+#[should_panic(expected = "the device sleeps on work")]
+fn a_worker_sleeps_for_ever_without_its_own_fence() {
+    sleep_and_wake(true, false);
+}
+
+#[test]
+#[should_panic(expected = "the device sleeps on work")]
+fn a_worker_sleeps_for_ever_without_the_drivers_fence() {
+    sleep_and_wake(false, true);
+}
+
 /// A page of the right alignment.
 #[repr(align(4096))]
 struct Page([u64; 512]);
