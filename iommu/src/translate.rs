@@ -181,10 +181,13 @@ impl Translator {
             (Some(found), Some(serial)) if self.iotlb.spaces.get(found).synced == serial => found,
             _ => self.sync(burst, space, page),
         };
-        match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
-            Some(host) => Ok(chunk(host, len)),
-            None => self.miss(space, found, va, access).map(|host| chunk(host, len)),
-        }
+        let host = match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
+            Some(host) => host,
+            None => self.miss(space, found, va, access)?,
+        };
+        #[cfg(vnic_sabotage)]
+        burst.sabotage();
+        Ok(chunk(host, len))
     }
 
     /// First use of `space` in this burst: forgets what the guest has taken back since the last one.

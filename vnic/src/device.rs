@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The whole NIC: its workers, its ports, and the registries by which ports find each other.
 
-use crate::engine::grace::Grace;
 use crate::engine::wait::PageAnswer;
 use crate::engine::worker::{self, Handle};
 use crate::object::ctx::Ctx;
@@ -17,6 +16,7 @@ use std::time::Duration;
 use vnic_abi::epoch::EPOCH_SLOTS;
 use vnic_iommu::addr::Gva;
 use vnic_iommu::memory::GuestRam;
+use vnic_iommu::quiesce::Grace;
 
 /// Settings of the engine.
 #[derive(Debug, Clone, Copy)]

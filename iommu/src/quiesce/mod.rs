@@ -35,13 +35,18 @@
 //! limit. Hostile values cost the guest its own cache, never the device more than a bounded effort.
 
 mod driver;
+mod grace;
 mod page;
 mod reader;
+mod sabotage;
 mod worker;
 
 pub use driver::{Invalidator, TimedOut};
+pub use grace::{Grace, Marks};
 pub use page::{GuestPage, SharedWords};
 pub use reader::{Dropped, InvalidationReader};
+pub use sabotage::sabotage;
+pub(crate) use sabotage::{Step, leaves_out};
 pub use worker::{Burst, MAX_BURST_SLOTS, WorkerSlot};
 
 /// Workers that an epoch page has slots for.

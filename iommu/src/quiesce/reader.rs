@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{GENERATION_WORD, RING_ENTRIES, SharedWords, ring_word};
+use super::{GENERATION_WORD, RING_ENTRIES, SharedWords, Step, leaves_out, ring_word};
 use crate::addr::Gva;
 
 /// What a cache has to forget.
@@ -46,7 +46,7 @@ impl InvalidationReader {
         // Acquire: D3, pairs with G2, so that the entries up to this generation are visible. That it
         // is not too old is the doing of the fence D2.
         let generation = page.load(GENERATION_WORD, Ordering::Acquire);
-        if generation != self.seen {
+        if generation != self.seen && !leaves_out(Step::Generation) {
             self.catch_up(page, generation, drop);
         }
     }

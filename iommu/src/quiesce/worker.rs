@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use super::{EPOCH_SLOT_WORDS, EPOCH_SLOTS, GuestPage, SharedWords};
+use super::{EPOCH_SLOT_WORDS, EPOCH_SLOTS, GuestPage, SharedWords, Step, leaves_out};
 
 /// Address-space owners (VMs) that one burst can span.
 pub const MAX_BURST_SLOTS: usize = 8;
@@ -37,8 +37,7 @@ impl<P: SharedWords> WorkerSlot<P> {
     pub fn enter(&self) -> Burst<'_, P> {
         let burst = Burst::empty();
         burst.mark(self);
-        // SeqCst: D2, pairs with the driver's fence G3.
-        self.page.fence(Ordering::SeqCst);
+        self.fence();
         burst
     }
 
@@ -48,8 +47,21 @@ impl<P: SharedWords> WorkerSlot<P> {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
         if depth == 0 {
+            if leaves_out(Step::Fence) {
+                self.epoch.set(self.epoch.get().wrapping_add(1));
+                return;
+            }
             // Release: D1, pairs with G4, which may see this value instead of the D5 before it.
             self.advance();
+        }
+    }
+
+    /// Between the announcement and the first look at a generation or a table.
+    #[inline]
+    fn fence(&self) {
+        if !leaves_out(Step::Fence) {
+            // SeqCst: D2, pairs with the driver's fence G3, in every VM that was marked.
+            self.page.fence(Ordering::SeqCst);
         }
     }
 
@@ -61,6 +73,12 @@ impl<P: SharedWords> WorkerSlot<P> {
             // Release: D5, pairs with G4. The burst's accesses are over when the driver sees it.
             self.advance();
         }
+    }
+
+    /// Shows the driver an epoch that is not due.
+    #[cfg(vnic_sabotage)]
+    fn show(&self, epoch: u64) {
+        self.page.store(self.word, epoch, Ordering::Release);
     }
 
     #[inline]
@@ -81,6 +99,9 @@ pub struct Burst<'w, P: SharedWords = GuestPage> {
     /// Which translator numbered the burst, and the number; 0 before the first translation.
     owner: Cell<u64>,
     serial: Cell<u64>,
+    /// See [`Self::sabotage`].
+    #[cfg(vnic_sabotage)]
+    translated: Cell<bool>,
 }
 
 impl<'w, P: SharedWords> Burst<'w, P> {
@@ -90,6 +111,8 @@ impl<'w, P: SharedWords> Burst<'w, P> {
             slots: [const { Cell::new(None) }; MAX_BURST_SLOTS],
             owner: Cell::new(0),
             serial: Cell::new(0),
+            #[cfg(vnic_sabotage)]
+            translated: Cell::new(false),
         }
     }
 
@@ -105,8 +128,7 @@ impl<'w, P: SharedWords> Burst<'w, P> {
             assert!(burst.covers(slot) || burst.mark(slot), "too many slots for one burst");
         }
         if let Some(slot) = slots.first() {
-            // SeqCst: D2, pairs with the driver's fence G3, in every VM that was marked.
-            slot.page.fence(Ordering::SeqCst);
+            slot.fence();
         }
         burst
     }
@@ -121,8 +143,7 @@ impl<'w, P: SharedWords> Burst<'w, P> {
         if !self.mark(slot) {
             return false;
         }
-        // SeqCst: D2, pairs with the driver's fence G3.
-        slot.page.fence(Ordering::SeqCst);
+        slot.fence();
         // Generations read before the fence do not count for the new slot.
         self.serial.set(0);
         true
@@ -151,6 +172,18 @@ impl<'w, P: SharedWords> Burst<'w, P> {
     #[inline]
     fn marked(&self) -> impl Iterator<Item = &'w WorkerSlot<P>> {
         self.slots.iter().map_while(Cell::get)
+    }
+
+    /// In a build that is to be found out: enters too late or leaves too early. Called after each
+    /// translation; the second is the last before bytes move.
+    #[cfg(vnic_sabotage)]
+    pub(crate) fn sabotage(&self) {
+        if leaves_out(Step::Fence) && self.translated.replace(true) {
+            self.marked().for_each(|slot| slot.show(slot.epoch.get()));
+        }
+        if leaves_out(Step::LateLeave) {
+            self.marked().for_each(|slot| slot.show(slot.epoch.get().wrapping_add(1)));
+        }
     }
 
     /// The number that translator `owner` gave this burst, if it gave one.

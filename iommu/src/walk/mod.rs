@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Page-table formats: how a guest-virtual address becomes a guest-physical one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::addr::{Gpa, Gva};
 use crate::memory::GuestRam;
 
@@ -75,6 +77,53 @@ impl Fault {
             Self::NotPresent | Self::NotWritable | Self::Unstable => true,
             Self::NotUser | Self::NonCanonical | Self::ReservedBits | Self::OutsideRam => false,
         }
+    }
+}
+
+/// Memory in which tables lie, behind a trait so that a model checker can stand in for it.
+pub trait TableMemory {
+    /// A table's entry.
+    type Entry: TableEntry;
+
+    /// The entry at `gpa`, if it is in memory and naturally aligned.
+    fn entry(&self, gpa: Gpa) -> Option<&Self::Entry>;
+
+    /// Whether `len` bytes at `gpa` lie in one piece of memory.
+    fn contains(&self, gpa: Gpa, len: usize) -> bool;
+}
+
+/// An entry that guest and device change at the same time.
+pub trait TableEntry {
+    /// An atomic load.
+    fn load(&self, order: Ordering) -> u64;
+
+    /// Stores `new` if the entry is `old`; whether it was.
+    fn replace(&self, old: u64, new: u64, success: Ordering, failure: Ordering) -> bool;
+}
+
+impl TableEntry for AtomicU64 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    #[inline]
+    fn replace(&self, old: u64, new: u64, success: Ordering, failure: Ordering) -> bool {
+        self.compare_exchange(old, new, success, failure).is_ok()
+    }
+}
+
+impl TableMemory for GuestRam {
+    type Entry = AtomicU64;
+
+    #[inline]
+    fn entry(&self, gpa: Gpa) -> Option<&AtomicU64> {
+        self.atomic_u64(gpa)
+    }
+
+    #[inline]
+    fn contains(&self, gpa: Gpa, len: usize) -> bool {
+        self.contains(gpa, len)
     }
 }
 

@@ -5,9 +5,9 @@
 //! to software and are ignored. The physical-address width of the guest's CPU is unknown here; an
 //! address that is too wide fails because it is not RAM.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::{Access, Fault, Leaf, PageTableFormat};
+use super::{Access, Fault, Leaf, PageTableFormat, TableEntry, TableMemory};
 use crate::addr::{Gpa, Gva, HUGE_PAGE_SHIFT, LARGE_PAGE_SHIFT, PAGE_SHIFT, PAGE_SIZE};
 use crate::memory::GuestRam;
 
@@ -82,7 +82,7 @@ impl PageTableFormat for PagingMode {
 /// Entries are judged from the root down and the first fault counts, except that a missing write
 /// permission is reported only for a leaf that is present and the user's.
 pub fn walk(
-    ram: &GuestRam,
+    ram: &impl TableMemory,
     root: Gpa,
     mode: PagingMode,
     va: Gva,
@@ -114,35 +114,37 @@ pub fn walk(
 }
 
 /// A leaf as it was read, and where it was read.
-struct Found<'r> {
-    entry: &'r AtomicU64,
+struct Found<'r, E> {
+    entry: &'r E,
     value: u64,
     base: Gpa,
     page_shift: u32,
     writable: bool,
 }
 
-impl Found<'_> {
+impl<E: TableEntry> Found<'_, E> {
     /// Sets `bits` in the leaf, unless it is no longer the entry that was judged.
     #[inline]
     fn mark(&self, bits: u64) -> bool {
         // Success AcqRel: ordered as the guest CPU's own locked update of accessed and dirty bits,
         // with which it races. Failure decides nothing but to walk again, whose loads are Acquire.
         self.value & bits == bits
-            || self
-                .entry
-                .compare_exchange(
-                    self.value,
-                    self.value | bits,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
+            || self.entry.replace(
+                self.value,
+                self.value | bits,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
     }
 }
 
 #[inline]
-fn find_leaf(ram: &GuestRam, root: Gpa, mode: PagingMode, va: Gva) -> Result<Found<'_>, Fault> {
+fn find_leaf<M: TableMemory>(
+    ram: &M,
+    root: Gpa,
+    mode: PagingMode,
+    va: Gva,
+) -> Result<Found<'_, M::Entry>, Fault> {
     let mut table = root;
     let mut writable = true;
     let mut shift = PAGE_SHIFT + LEVEL_BITS * mode.levels();
@@ -151,7 +153,7 @@ fn find_leaf(ram: &GuestRam, root: Gpa, mode: PagingMode, va: Gva) -> Result<Fou
         shift -= LEVEL_BITS;
         let index = (va.0 >> shift) & ((1 << LEVEL_BITS) - 1);
         let slot = table.checked_add(index * 8).ok_or(Fault::OutsideRam)?;
-        let entry = ram.atomic_u64(slot).ok_or(Fault::OutsideRam)?;
+        let entry = ram.entry(slot).ok_or(Fault::OutsideRam)?;
         // The only read of this entry. Acquire pairs with the guest's release store of a pointer to
         // a table that it has just filled.
         let value = entry.load(Ordering::Acquire);
@@ -186,6 +188,8 @@ fn leaf_base(value: u64, shift: u32) -> Result<Gpa, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
 
     /// What the guest does between the read and the mark cannot be timed from outside.

@@ -3,7 +3,6 @@
 
 pub mod copy;
 pub mod core;
-pub mod grace;
 pub mod request;
 pub mod requester;
 pub mod responder;
