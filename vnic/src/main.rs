@@ -40,6 +40,12 @@ fn main() -> ExitCode {
 
 fn serve(run: &cli::Run) -> anyhow::Result<()> {
     log::start(run.log_format, run.verbose)?;
+    if let Some(step) = vnic_iommu::quiesce::sabotage() {
+        tracing::error!(
+            step,
+            "this build corrupts the memory of guests on purpose, to test a test"
+        );
+    }
     let config = Config::load(run.config.as_deref(), &run.ports())?;
     // Before the first socket, so that a signal never leaves one behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot catch signals")?;

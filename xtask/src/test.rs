@@ -15,6 +15,9 @@ pub struct Args {
     /// Leave out the model checks of the lock-free parts
     #[arg(long)]
     no_loom: bool,
+    /// Leave out that the stress of quiescence finds a device that leaves out a step of it
+    #[arg(long)]
+    no_sabotage: bool,
     /// Passed on to nextest, e.g. a filter: `cargo xtask test -- rc_basic`
     #[arg(last = true)]
     nextest: Vec<String>,
@@ -50,7 +53,23 @@ pub fn run(args: &Args) -> Result<()> {
             tools::run(model)?;
         }
     }
+    if !args.no_sabotage {
+        find_sabotage()?;
+    }
     Ok(())
+}
+
+/// Builds a daemon that leaves out steps of the epoch protocol on request, and demands that the
+/// stress finds each of them missing.
+fn find_sabotage() -> Result<()> {
+    let target = tools::root().join("target/sabotage");
+    let mut daemon = cargo(&["build", "--package", "vnic", "--bin", "vnic"]);
+    daemon.env("RUSTFLAGS", "--cfg vnic_sabotage").env("CARGO_TARGET_DIR", &target);
+    tools::run(daemon)?;
+    let test = ["-p", "vnic", "--test", "stress_quiesce", "--run-ignored", "only"];
+    let mut stress = cargo(&["nextest", "run"]);
+    stress.args(test).env("VNIC_SABOTAGED_DAEMON", target.join("debug/vnic"));
+    tools::run(stress)
 }
 
 /// nextest is what the tests are grouped and limited for; a machine without it gets it.

@@ -171,8 +171,26 @@ impl AddressSpace {
     ///
     /// If the device stays inside a burst for ten seconds.
     pub fn invalidate(&self, start: u64, end: u64) -> Result<(), NotQuiescent> {
+        self.invalidate_with(start, end, || {})
+    }
+
+    /// As [`invalidate`](Self::invalidate); calls `busy` before each look at a worker that is inside
+    /// a burst.
+    ///
+    /// # Errors
+    ///
+    /// If the device stays inside a burst for ten seconds.
+    pub fn invalidate_with(
+        &self,
+        start: u64,
+        end: u64,
+        mut busy: impl FnMut(),
+    ) -> Result<(), NotQuiescent> {
         let limit = Instant::now() + QUIESCENCE_LIMIT;
-        let waited = self.invalidator.invalidate(start, end, || Instant::now() < limit);
+        let waited = self.invalidator.invalidate(start, end, || {
+            busy();
+            Instant::now() < limit
+        });
         waited.map_err(|_| NotQuiescent)
     }
 

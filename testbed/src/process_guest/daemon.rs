@@ -25,6 +25,7 @@ pub struct DaemonOptions {
     binary: PathBuf,
     ports: Vec<(String, String)>,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     config: Option<String>,
     workers: Option<u32>,
 }
@@ -53,6 +54,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Sets a variable in the daemon's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -98,7 +106,7 @@ impl DaemonOptions {
                 .arg("--port")
                 .arg(format!("name={name},socket={},mac={mac},{settings}", socket.display()));
         }
-        command.args(&self.args).stdin(Stdio::null());
+        command.args(&self.args).envs(self.env).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().expect("start the daemon");
         let output = child.stdout.take().expect("piped");
@@ -118,6 +126,7 @@ impl Daemon {
             binary: binary.into(),
             ports: Vec::new(),
             args: Vec::new(),
+            env: Vec::new(),
             config: None,
             workers: None,
         }
