@@ -24,7 +24,7 @@ static uint32_t length_of(uint64_t *random)
 	case 4: case 5: least = 4097, most = 16384; break;
 	case 6: case 7: least = 16385, most = 131072; break;
 	case 8: least = 131073; break;
-	case 9: return rng(random) % 4 ? 1u << rng(random) % 17 : layout.longest;
+	case 9: least = most = rng(random) % 4 ? 1u << rng(random) % 17 : layout.longest; break;
 	}
 	if (most > layout.longest)
 		most = layout.longest;

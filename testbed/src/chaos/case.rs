@@ -82,14 +82,21 @@ pub(super) struct Evidence {
     /// Counters of `/proc/vmstat` and of the testbed's own, which are added up. A kernel may lack
     /// some of several.
     pub counters: &'static [&'static str],
-    /// By how much they grow at least in each guest.
+    /// By how much they grow at least in a run of twenty seconds; in a shorter one, in proportion.
     pub least: u64,
+    /// Whether they have to grow in the left guest only, since the right one has no part in it.
+    pub left_only: bool,
 }
 
 impl Evidence {
     /// A counter that must have grown by at least `least`.
     pub(super) const fn of(counter: &'static [&'static str], least: u64) -> Self {
-        Self { counters: counter, least }
+        Self { counters: counter, least, left_only: false }
+    }
+
+    /// The same, but only in the left guest, whose program listens.
+    pub(super) const fn of_left(counter: &'static [&'static str], least: u64) -> Self {
+        Self { left_only: true, ..Self::of(counter, least) }
     }
 }
 

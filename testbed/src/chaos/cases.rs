@@ -19,7 +19,7 @@ const NONE: Case = Case {
 };
 
 /// Pages that went out to swap space and came back.
-const SWAPPED: [Evidence; 2] = [Evidence::of(&["pswpout"], 256), Evidence::of(&["pswpin"], 256)];
+const SWAPPED: [Evidence; 2] = [Evidence::of(&["pswpout"], 256), Evidence::of(&["pswpin"], 64)];
 
 const DEMOTED: &[&str] =
     &["pgdemote_kswapd", "pgdemote_direct", "pgdemote_khugepaged", "pgdemote_proactive"];
@@ -37,19 +37,23 @@ pub static CASES: &[Case] = &[
         &[Program::that_does("dontneed")],
     ),
     Case {
-        // Without swap space the kernel frees such pages at once.
-        disturbances: &[&disturb::ZRAM],
+        // Without swap space the kernel frees such pages at once, and without need never.
+        disturbances: &[&disturb::ZRAM, &disturb::RECLAIM],
+        evidence: &[Evidence::of(&["pglazyfree"], 128), Evidence::of(&["pglazyfreed"], 32)],
         ..by_itself(
             "free",
             "pages may go whenever the kernel likes: madvise(MADV_FREE)",
             &[Program::that_does("free")],
         )
     },
-    by_itself(
-        "cold",
-        "pages lose their place in the working set: madvise(MADV_COLD)",
-        &[Program::that_does("cold")],
-    ),
+    Case {
+        evidence: &[Evidence::of(&["pgdeactivate"], 256)],
+        ..by_itself(
+            "cold",
+            "pages lose their place in the working set: madvise(MADV_COLD)",
+            &[Program::that_does("cold")],
+        )
+    },
     Case {
         disturbances: &[&disturb::ZRAM],
         evidence: &SWAPPED,
@@ -161,7 +165,7 @@ pub static CASES: &[Case] = &[
         ..by_itself(
             "hugetlb-2m",
             "the buffer is made of pages of 2 MiB, with all mutations that suit them",
-            &[Program { memory: "hugetlb-2m", ..Program::that_does("all") }],
+            &[Program { memory: "hugetlb-2m", qps: 2, ..Program::that_does("all") }],
         )
     },
     Case {
@@ -205,7 +209,7 @@ pub static CASES: &[Case] = &[
     },
     Case {
         deaths: &[Death::Exit],
-        evidence: &[Evidence::of(&["deaths"], 3)],
+        evidence: &[Evidence::of(&["deaths"], 10)],
         ..by_itself(
             "exit",
             "programs return in the middle of a transfer; others are not disturbed",
@@ -214,7 +218,7 @@ pub static CASES: &[Case] = &[
     },
     Case {
         deaths: &[Death::Kill],
-        evidence: &[Evidence::of(&["deaths"], 3)],
+        evidence: &[Evidence::of(&["deaths"], 10)],
         ..by_itself(
             "kill",
             "programs are killed in the middle of a transfer; others are not disturbed",
@@ -224,7 +228,10 @@ pub static CASES: &[Case] = &[
     Case {
         shape: Shape::Small,
         disturbances: &[&disturb::SWAP_DISK, &disturb::OVERCOMMIT],
-        evidence: &[Evidence::of(&["pswpout"], 100_000), Evidence::of(&["pswpin"], 100_000)],
+        evidence: &[
+            Evidence::of_left(&["pswpout"], 100_000),
+            Evidence::of_left(&["pswpin"], 100_000),
+        ],
         ..by_itself(
             "overcommit",
             "a buffer four times the size of the guest's memory, all of it written and read",
@@ -237,7 +244,7 @@ pub static CASES: &[Case] = &[
     },
     Case {
         disturbances: &[
-            &disturb::ZRAM,
+            &disturb::LITTLE_ZRAM,
             &disturb::SWAP_DISK,
             &disturb::KSM,
             &disturb::KHUGEPAGED,
@@ -255,7 +262,7 @@ pub static CASES: &[Case] = &[
             Evidence::of(&["pgmigrate_success"], 256),
             Evidence::of(&["thp_split_pmd"], 1),
             Evidence::of(&["ksm_pages_sharing"], 1),
-            Evidence::of(&["deaths"], 3),
+            Evidence::of(&["deaths"], 10),
             Evidence::of(&["dimms_unplugged"], 1),
         ],
         long: true,

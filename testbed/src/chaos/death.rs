@@ -17,6 +17,9 @@ const PROGRAM: Program = Program { qps: 2, mib: 8, ..Program::of("anon") };
 /// The one that is to die has traffic for this long. A program counts whole seconds.
 const LIFE: Duration = Duration::from_secs(1);
 
+/// Pairs that run at a time: one spends most of its time with starting and ending.
+pub(super) const PAIRS: u64 = 2;
+
 /// The other one would go on for this long.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -29,17 +32,17 @@ impl Death {
     }
 }
 
-/// Lets programs die until it is told to stop; returns how many did. Those that listen and those
-/// that connect take turns.
-pub(super) fn cycle(machines: &Machines, ways: &[Death], stop: &Stop) -> Result<u64> {
+/// Lets one program of a pair die after the other until it is told to stop; returns how many did.
+/// Those that listen and those that connect take turns. `number` tells the pairs apart.
+pub(super) fn cycle(machines: &Machines, ways: &[Death], number: u64, stop: &Stop) -> Result<u64> {
     let mut deaths = 0;
     while !stop.is_set() {
-        let turn = deaths as usize;
+        let turn = (deaths + number) as usize;
         let way = ways[turn % ways.len()];
         let dies = turn / ways.len() % 2;
         let mut more: [&[&str]; 2] = [&["--expect-death"]; 2];
         more[dies] = way.words();
-        let plan = Plan { program: &PROGRAM, time: LIFE, seed: deaths, more };
+        let plan = Plan { program: &PROGRAM, time: LIFE, seed: deaths * PAIRS + number, more };
         let duo = Duo::start(&machines.pair, &machines.devices, &plan)?;
         let ends = duo.wait(LIMIT);
         let survivor = 1 - dies;

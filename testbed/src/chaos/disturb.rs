@@ -25,7 +25,16 @@ pub(super) struct Disturbance {
 pub(super) static ZRAM: Disturbance = Disturbance {
     name: "zram",
     begin: "modprobe zram && echo 1G >/sys/block/zram0/disksize && \
-            mkswap /dev/zram0 >/dev/null && swapon -p 10 /dev/zram0",
+            mkswap /dev/zram0 >/dev/null && swapon /dev/zram0",
+    again: "",
+    end: "swapoff /dev/zram0 && echo 1 >/sys/block/zram0/reset",
+};
+
+/// The same, but soon full, so that what is swapped on after it is used as well.
+pub(super) static LITTLE_ZRAM: Disturbance = Disturbance {
+    name: "zram",
+    begin: "modprobe zram && echo 24M >/sys/block/zram0/disksize && \
+            mkswap /dev/zram0 >/dev/null && swapon /dev/zram0",
     again: "",
     end: "swapoff /dev/zram0 && echo 1 >/sys/block/zram0/reset",
 };
@@ -33,7 +42,7 @@ pub(super) static ZRAM: Disturbance = Disturbance {
 /// Swap space on a disk.
 pub(super) static SWAP_DISK: Disturbance = Disturbance {
     name: "swap disk",
-    begin: "mkswap /dev/vda >/dev/null && swapon -p 5 /dev/vda",
+    begin: "mkswap /dev/vda >/dev/null && swapon /dev/vda",
     again: "",
     end: "swapoff /dev/vda",
 };
@@ -46,14 +55,20 @@ pub(super) static SQUEEZE: Disturbance = Disturbance {
     end: "echo max >$GROUP/memory.high",
 };
 
-/// Pages are moved together, and holes are made so that there is something to move.
+/// The kernel looks for pages of the programs that can go.
+pub(super) static RECLAIM: Disturbance = Disturbance {
+    name: "reclaim",
+    begin: "true",
+    again: "echo 8M >$GROUP/memory.reclaim 2>/dev/null; sleep 0.1",
+    end: "true",
+};
+
+/// Pages are moved together. What there is to move comes from programs that throw pages away.
 pub(super) static COMPACT: Disturbance = Disturbance {
     name: "compaction",
-    begin: "mkdir -p /tmp/holes",
-    again: "for i in 1 2 3 4 5 6 7 8; do for j in 1 2 3 4 5 6 7 8; do \
-            head -c 65536 /dev/zero >/tmp/holes/$i.$j; done; done; rm -f /tmp/holes/*.[1357]; \
-            echo 1 >/proc/sys/vm/compact_memory; rm -f /tmp/holes/*; sleep 0.1",
-    end: "rm -rf /tmp/holes",
+    begin: "true",
+    again: "echo 1 >/proc/sys/vm/compact_memory; sleep 0.1",
+    end: "true",
 };
 
 /// The kernel looks for equal pages without a pause.
@@ -120,10 +135,10 @@ pub(super) static TIERING: Disturbance = Disturbance {
           echo 0 >/proc/sys/vm/nr_hugepages",
 };
 
-/// Pages of 2 MiB for the programs.
+/// Pages of 2 MiB for the programs, twice: children copy theirs, and a move needs a page to go to.
 pub(super) static HUGE_2M: Disturbance = Disturbance {
     name: "huge pages",
-    begin: "want=$((MIB / 2 + 16)); echo 1 >/proc/sys/vm/compact_memory; \
+    begin: "want=$((MIB + 16)); echo 1 >/proc/sys/vm/compact_memory; \
             echo $want >/proc/sys/vm/nr_hugepages; have=$(cat /proc/sys/vm/nr_hugepages); \
             [ $have -ge $want ] || { echo \"only $have of $want pages of 2 MiB were to be had\"; exit 1; }",
     again: "",
@@ -145,7 +160,7 @@ pub(super) static PMEM: Disturbance = Disturbance {
     name: "persistent memory",
     begin: "grep -q ' /mnt/pmem .*dax=always' /proc/mounts",
     again: "",
-    end: "rm -f /mnt/pmem/*",
+    end: "rm -f /mnt/pmem/buffer",
 };
 
 /// A file system on a disk.
@@ -153,7 +168,7 @@ pub(super) static FILES: Disturbance = Disturbance {
     name: "files on a disk",
     begin: "grep -q ' /mnt/disk ' /proc/mounts",
     again: "",
-    end: "rm -f /mnt/disk/*",
+    end: "rm -f /mnt/disk/buffer",
 };
 
 /// The kernel gives memory that it does not have.

@@ -68,7 +68,8 @@ impl Blueprint {
                 };
             }
             Shape::Gigantic => {
-                config.memory = 3 << 10;
+                // Its upper half lies above 4 GiB; the kernel itself takes some from the end of that.
+                config.memory = 4 << 10;
                 config.kernel_arguments += " hugepagesz=1G hugepages=1";
             }
             Shape::Small => {

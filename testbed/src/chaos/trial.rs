@@ -153,8 +153,11 @@ impl Trial<'_> {
             let dimms = self.case.dimms.then(|| {
                 [&pair.left, &pair.right].map(|vm| scope.spawn(move || dimm::cycle(vm, stop)))
             });
-            let deaths = (!self.case.deaths.is_empty())
-                .then(|| scope.spawn(|| death::cycle(self.machines, self.case.deaths, stop)));
+            let pairs = if self.case.deaths.is_empty() { 0 } else { death::PAIRS };
+            let deaths = (0..pairs).map(|number| {
+                scope.spawn(move || death::cycle(self.machines, self.case.deaths, number, stop))
+            });
+            let deaths = deaths.collect::<Vec<_>>();
             let mut counts = self.watch(result, &duos)?;
             self.collect(result, duos, outputs);
             drop(stopped);
@@ -165,10 +168,10 @@ impl Trial<'_> {
                     counts.insert("dimms_refused".into(), refused);
                 }
             }
-            if let Some(thread) = deaths {
+            for thread in deaths {
                 let died = thread.join().map_err(|_| panicked())??;
                 for counts in &mut counts {
-                    counts.insert("deaths".into(), died);
+                    *counts.entry("deaths".into()).or_default() += died;
                 }
             }
             Ok(counts)
@@ -243,7 +246,11 @@ impl Trial<'_> {
                         outputs.push((format!("output of {whose}"), output.all_text()));
                         match said {
                             Some(said) => result.take(&whose, said),
-                            None => result.fail(format!("{whose} ended without a result")),
+                            None => {
+                                let exit = output.exit.map(|exit| exit.to_string());
+                                let how = exit.unwrap_or_default();
+                                result.fail(format!("{whose} ended without a result ({how})"));
+                            }
                         }
                     }
                     Err(error) => result.fail(format!("{whose}: {error}")),

@@ -38,7 +38,7 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
         Accelerator::Kvm => list.option("-accel", "kvm").option("-cpu", "host"),
         Accelerator::Tcg => list
             .option("-accel", "tcg,thread=multi")
-            .option("-cpu", "qemu64,+x2apic,+rdrand,+smep,+smap"),
+            .option("-cpu", "qemu64,+x2apic,+rdrand,+smep,+smap,+pdpe1gb"),
     };
     list.option("-smp", config.processors.to_string());
     list.memory(config);
