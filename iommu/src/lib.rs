@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`addr`] | guest-physical and guest-virtual addresses, with checked arithmetic |
 //! | [`memory`] | a VM's RAM as seen by the device: bounds checks and host pointers |
+//! | [`live`] | that RAM while the VM's memory map changes |
 //! | [`walk`] | page-table formats behind one trait; x86-64 with 4 and 5 levels |
 //! | [`pasid`] | an address space: a table root, its RAM, its invalidation page |
 //! | [`iotlb`] | a worker's private cache of translations |
@@ -33,6 +34,7 @@
 pub mod addr;
 pub mod fault;
 pub mod iotlb;
+pub mod live;
 pub mod memory;
 pub mod pasid;
 pub mod quiesce;
@@ -42,6 +44,7 @@ pub mod walk;
 
 pub use addr::{Gpa, Gva};
 pub use fault::{PageRequest, PageRequestTable};
+pub use live::LiveRam;
 pub use memory::{GuestRam, HostPtr};
 pub use pasid::AddressSpace;
 pub use quiesce::{Burst, WorkerSlot};

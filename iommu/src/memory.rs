@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    VolatileSlice,
 };
 
 use crate::addr::Gpa;
 
 /// A shared view of a VM's RAM. Cloning is one reference count.
 ///
-/// The view is immutable: when the VM's memory map changes, a new view is made and address spaces
-/// are bound anew. The mappings stay in place until the last clone is dropped.
+/// The view is immutable: when the VM's memory map changes, a new view takes its place, see
+/// [`LiveRam`](crate::live::LiveRam). The mappings stay in place until the last clone is dropped.
 #[derive(Clone)]
 pub struct GuestRam {
     inner: Arc<Inner>,
@@ -28,12 +29,30 @@ struct Inner {
     memory: Arc<GuestMemoryMmap>,
 }
 
-#[derive(Clone, Copy)]
 struct Region {
     start: u64,
     /// Bytes. `start + len` may be 2^64 at most, so offsets are compared, never ends.
     len: u64,
     host: NonNull<u8>,
+    mapping: Mapping,
+}
+
+/// Keeps one region of RAM mapped, and no other: what is part of no view any more is unmapped when
+/// the last of these is dropped.
+#[derive(Clone)]
+pub struct Mapping(Arc<GuestRegionMmap>);
+
+impl PartialEq for Mapping {
+    /// Whether both keep the same region.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mapping({:#x}+{:#x})", self.0.start_addr().0, self.0.len())
+    }
 }
 
 #[allow(unsafe_code)] // reason: a raw pointer suppresses the auto traits of its owner
@@ -47,8 +66,9 @@ unsafe impl Sync for Region {}
 /// A host address of guest RAM with the number of bytes that are valid behind it.
 ///
 /// The bytes belong to the guest and change at any time: use atomic or volatile access, copy once.
-/// The mapping is kept alive by the [`GuestRam`] that made the pointer (or any clone of it); the
-/// type does not track that, so whoever stores one stores the `GuestRam` beside it.
+/// The mapping is kept alive by the [`GuestRam`] that made the pointer (or any clone of it), or by
+/// the region's [`Mapping`]; the type does not track that, so whoever stores one stores such an owner
+/// beside it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HostPtr {
     ptr: NonNull<u8>,
@@ -99,13 +119,13 @@ impl fmt::Debug for HostPtr {
 impl GuestRam {
     /// A view of all regions of `memory`.
     pub fn new(memory: Arc<GuestMemoryMmap>) -> Self {
-        let mut regions: Vec<Region> = memory
-            .iter()
+        let mut regions: Vec<Region> = shared_regions(&memory)
             .filter_map(|region| {
                 Some(Region {
                     start: region.start_addr().0,
                     len: region.len(),
                     host: NonNull::new(region.as_ptr())?,
+                    mapping: Mapping(region),
                 })
             })
             .collect();
@@ -130,18 +150,27 @@ impl GuestRam {
     /// The host address of `gpa` with every byte that follows it in the same region.
     #[inline]
     pub fn contiguous(&self, gpa: Gpa) -> Option<HostPtr> {
-        // A VM has two or three regions; the scan ends at the one that matters.
-        for region in &self.inner.regions {
-            // A start above `gpa` gives a huge offset, which the comparison refuses too.
-            let offset = gpa.0.wrapping_sub(region.start);
-            if offset < region.len {
-                #[allow(unsafe_code)] // reason: pointer arithmetic inside one mapping
-                // SAFETY: `offset < len`, and the region is one mapping of `len` bytes.
-                let ptr = unsafe { region.host.add(offset as usize) };
-                return Some(HostPtr { ptr, len: (region.len - offset) as usize });
-            }
-        }
-        None
+        let (region, offset) = self.find(gpa)?;
+        #[allow(unsafe_code)] // reason: pointer arithmetic inside one mapping
+        // SAFETY: `offset < len`, and the region is one mapping of `len` bytes.
+        let ptr = unsafe { region.host.add(offset as usize) };
+        Some(HostPtr { ptr, len: (region.len - offset) as usize })
+    }
+
+    /// The region that `gpa` lies in, and how far from its start.
+    #[inline]
+    fn find(&self, gpa: Gpa) -> Option<(&Region, u64)> {
+        // Two or three regions in most VMs, hundreds in one with many modules.
+        let above = self.inner.regions.partition_point(|region| region.start <= gpa.0);
+        let region = self.inner.regions.get(above.checked_sub(1)?)?;
+        let offset = gpa.0 - region.start;
+        (offset < region.len).then_some((region, offset))
+    }
+
+    /// As [`host_ptr`](Self::host_ptr), with what keeps the pointer valid beyond this view.
+    pub fn pin(&self, gpa: Gpa, len: usize) -> Option<(HostPtr, Mapping)> {
+        let host = self.host_ptr(gpa, len)?;
+        Some((host, self.find(gpa)?.0.mapping.clone()))
     }
 
     /// Whether `len` bytes at `gpa` lie in one region of RAM.
@@ -202,15 +231,26 @@ impl GuestRam {
     }
 }
 
+/// The regions of `memory`, each as its shared owner.
+fn shared_regions(memory: &GuestMemoryMmap) -> impl Iterator<Item = Arc<GuestRegionMmap>> {
+    let mut rest = memory.clone();
+    // `GuestMemoryMmap` hands an owner out only when it gives the region up.
+    std::iter::from_fn(move || {
+        let (start, len) = rest.iter().next().map(|region| (region.start_addr(), region.len()))?;
+        let (left, region) = rest.remove_region(start, len).ok()?;
+        rest = left;
+        Some(region)
+    })
+}
+
 /// A volatile view of `host`.
 ///
 /// # Safety
 ///
-/// `host` comes from a [`GuestRam`] of which a clone lives for all of `'a`.
+/// The mapping that `host` leads into stays for all of `'a`.
 #[allow(unsafe_code)] // reason: the lifetime is the caller's to vouch for
 pub(crate) unsafe fn volatile_slice<'a>(host: HostPtr) -> VolatileSlice<'a> {
-    // SAFETY: `GuestRam` checked the range and, as the caller vouches, keeps the mapping alive for
-    // `'a`. A volatile slice tolerates that the guest changes the bytes.
+    // SAFETY: `GuestRam` checked the range, and the caller vouches that the mapping stays for `'a`. A volatile slice tolerates that the guest changes the bytes.
     unsafe { VolatileSlice::new(host.as_ptr(), host.len()) }
 }
 
@@ -241,6 +281,33 @@ mod tests {
         assert!(ram.host_ptr(Gpa(u64::MAX), 2).is_none());
         assert!(ram.host_ptr(Gpa(0x10_0000), usize::MAX).is_none());
         assert_eq!(ram.contiguous(Gpa(0x10_1000)).unwrap().len(), 0x1000);
+    }
+
+    #[test]
+    fn a_region_stays_mapped_for_whoever_pinned_it() {
+        let ram = ram();
+        let (low, high) = (ram.pin(Gpa(0x1000), 8).unwrap(), ram.pin(Gpa(0x10_0000), 8).unwrap());
+        assert!(ram.pin(Gpa(0x3fff), 2).is_none());
+        assert!(low.1 != high.1 && low.1 == ram.pin(Gpa(0), 1).unwrap().1);
+        let regions = [&low.1, &high.1].map(|mapping| Arc::downgrade(&mapping.0));
+        drop((ram, low));
+        // The other region does not stay with it.
+        assert!(regions[0].upgrade().is_none());
+        high.0.as_ptr();
+        assert!(regions[1].upgrade().is_some());
+    }
+
+    #[test]
+    fn many_regions_are_told_apart() {
+        let start = |n: u64| n * 0x3000;
+        let ranges: Vec<_> = (0..100).map(|n| (GuestAddress(start(n)), 0x2000)).collect();
+        let ram = GuestRam::new(Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap()));
+        for n in 0..100 {
+            assert_eq!(ram.contiguous(Gpa(start(n) + 0x1ff8)).unwrap().len(), 8);
+            assert!(ram.contiguous(Gpa(start(n) + 0x2000)).is_none());
+            ram.write_u64(Gpa(start(n)), n).unwrap();
+        }
+        assert!((0..100).all(|n| ram.read_u64(Gpa(start(n))) == Some(n)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
+use crate::live::LiveRam;
 use crate::memory::GuestRam;
 use crate::quiesce::GuestPage;
 use crate::walk::{Access, Fault, Leaf, PageTableFormat, PagingMode};
@@ -16,13 +17,14 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// One address space of one VM, shared by all workers that translate in it.
 ///
-/// Immutable: when a process or a VM's memory map changes, a new one takes its place, under a new
-/// [`id`](Self::id), so that nothing cached for the old one can be found again.
+/// Immutable but for the VM's memory map, which [`LiveRam`] follows: when a process changes, a new one
+/// takes its place, under a new [`id`](Self::id), so that nothing cached for the old one can be found
+/// again.
 #[derive(Debug)]
 pub struct AddressSpace {
     id: u64,
     pasid: u32,
-    ram: GuestRam,
+    ram: LiveRam,
     table: Option<Table>,
 }
 
@@ -56,29 +58,31 @@ impl AddressSpace {
     /// A [`BindError`] if an argument, all of which come from the guest, cannot be meant.
     pub fn new(
         pasid: u32,
-        ram: GuestRam,
+        ram: impl Into<LiveRam>,
         root: Gpa,
         mode: PagingMode,
         invalidation: Gpa,
     ) -> Result<Self, BindError> {
+        let ram = ram.into();
         if pasid == IDENTITY_PASID {
             return Err(BindError::ReservedPasid);
         }
-        if !mode.is_valid_root(root) || !ram.contains(root, PAGE_SIZE as usize) {
+        let view = ram.current();
+        if !mode.is_valid_root(root) || !view.contains(root, PAGE_SIZE as usize) {
             return Err(BindError::Root(root));
         }
         let page =
-            GuestPage::new(&ram, invalidation).ok_or(BindError::InvalidationPage(invalidation))?;
+            GuestPage::new(&view, invalidation).ok_or(BindError::InvalidationPage(invalidation))?;
         let table = Table { root, mode, invalidation: page };
         Ok(Self::with(pasid, ram, Some(table)))
     }
 
     /// PASID 0: addresses are guest-physical, every byte of RAM may be read and written.
-    pub fn identity(ram: GuestRam) -> Self {
-        Self::with(IDENTITY_PASID, ram, None)
+    pub fn identity(ram: impl Into<LiveRam>) -> Self {
+        Self::with(IDENTITY_PASID, ram.into(), None)
     }
 
-    fn with(pasid: u32, ram: GuestRam, table: Option<Table>) -> Self {
+    fn with(pasid: u32, ram: LiveRam, table: Option<Table>) -> Self {
         Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), pasid, ram, table }
     }
 
@@ -96,7 +100,7 @@ impl AddressSpace {
 
     /// The RAM of the VM that the space belongs to.
     #[inline]
-    pub const fn ram(&self) -> &GuestRam {
+    pub const fn ram(&self) -> &LiveRam {
         &self.ram
     }
 
@@ -119,9 +123,14 @@ impl AddressSpace {
     ///
     /// The walker's [`Fault`]. The identity space has no faults but [`Fault::OutsideRam`].
     pub fn walk(&self, va: Gva, access: Access) -> Result<Leaf, Fault> {
+        self.walk_in(&self.ram.load(), va, access)
+    }
+
+    /// As [`walk`](Self::walk), in a view that the caller has loaded.
+    pub(crate) fn walk_in(&self, ram: &GuestRam, va: Gva, access: Access) -> Result<Leaf, Fault> {
         match &self.table {
-            Some(table) => table.mode.walk(&self.ram, table.root, va, access),
-            None if self.ram.contains(Gpa(va.0), 1) => Ok(Leaf {
+            Some(table) => table.mode.walk(ram, table.root, va, access),
+            None if ram.contains(Gpa(va.0), 1) => Ok(Leaf {
                 gpa: Gpa(va.0),
                 page_shift: crate::addr::PAGE_SHIFT,
                 writable: true,

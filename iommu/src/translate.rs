@@ -59,8 +59,9 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[derive(Clone, Copy, Debug)]
 pub struct HostChunk<'b> {
     host: HostPtr,
-    /// Of the burst, and of the address space that keeps the mapping alive. A raw pointer, so that
-    /// the chunk stays on the worker's thread.
+    /// Of the burst, for which the mapping stays: views of RAM go only when the bursts have ended that
+    /// may use them ([`Retired::release`](crate::live::Retired::release)). And of the address space,
+    /// which holds the current one. A raw pointer, so that the chunk stays on the worker's thread.
     burst: PhantomData<(&'b (), *mut u8)>,
 }
 
@@ -98,8 +99,7 @@ impl<'b> HostChunk<'b> {
             return None;
         }
         #[allow(unsafe_code)] // reason: a word of guest RAM has no Rust owner
-        // SAFETY: eight aligned bytes of a mapping that the address space, borrowed for `'b`, keeps
-        // alive. This process accesses guest RAM only by atomic or volatile means.
+        // SAFETY: eight aligned bytes of a mapping that stays for the burst, see the field. This process accesses guest RAM only by atomic or volatile means.
         Some(unsafe { AtomicU64::from_ptr(word) })
     }
 
@@ -107,8 +107,7 @@ impl<'b> HostChunk<'b> {
     #[inline]
     pub fn volatile(&self) -> VolatileSlice<'b> {
         #[allow(unsafe_code)] // reason: a view of memory that has no Rust owner
-        // SAFETY: the address space that the chunk was translated in is borrowed for `'b` and holds
-        // the RAM.
+        // SAFETY: the mapping stays for the burst, see the field.
         unsafe {
             volatile_slice(self.host)
         }
@@ -126,6 +125,8 @@ pub struct TranslatorStats {
     pub ranges_dropped: u64,
     /// Whole address spaces forgotten for the same reason.
     pub spaces_dropped: u64,
+    /// Whole address spaces forgotten because their VM's memory map changed.
+    pub spaces_remapped: u64,
 }
 
 /// A worker's private translation: its IOTLB, kept true to the guests' invalidations.
@@ -174,7 +175,7 @@ impl Translator {
         access: Access,
     ) -> Result<HostChunk<'b>, Fault> {
         let Some(page) = space.invalidation() else {
-            let found = space.ram().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam)?;
+            let found = space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam)?;
             return Ok(chunk(found, len));
         };
         let found = match (self.iotlb.spaces.find(space.id()), burst.serial(self.id)) {
@@ -197,12 +198,29 @@ impl Translator {
             burst.set_serial(self.id, self.bursts);
             self.bursts
         });
+        // Before any walk of this burst: what the burst caches is of this generation, or later.
+        let ram = space.ram().generation();
         let found = match self.iotlb.spaces.find(space.id()) {
-            Some(found) => self.catch_up(space, found, page),
+            Some(found) if self.iotlb.spaces.get(found).ram == ram => {
+                self.catch_up(space, found, page)
+            }
+            Some(found) => self.remap(space, found, page),
             None => self.attach(space, page),
         };
-        self.iotlb.spaces.get_mut(found).synced = serial;
+        let entry = self.iotlb.spaces.get_mut(found);
+        (entry.ram, entry.synced) = (ram, serial);
         found
+    }
+
+    /// The VM's memory map has changed: what is cached may lead to memory that is gone.
+    #[cold]
+    fn remap(&mut self, space: &AddressSpace, found: SpaceRef, page: &GuestPage) -> SpaceRef {
+        self.stats.spaces_remapped += 1;
+        if self.iotlb.drop_space(found) {
+            self.catch_up(space, found, page)
+        } else {
+            self.attach(space, page)
+        }
     }
 
     fn attach(&mut self, space: &AddressSpace, page: &GuestPage) -> SpaceRef {
@@ -250,10 +268,11 @@ impl Translator {
         access: Access,
     ) -> Result<HostPtr, Fault> {
         self.stats.walks += 1;
-        let leaf = space.walk(va, access).inspect_err(|_| self.stats.faults += 1)?;
+        let ram = space.ram().load();
+        let leaf = space.walk_in(&ram, va, access).inspect_err(|_| self.stats.faults += 1)?;
         // A write through a cached entry sets no dirty bit; so it must be set already.
         let writable = leaf.writable && leaf.dirty;
-        let page_of = |shift| space.ram().host_ptr(leaf.gpa.align_down(shift), 1 << shift);
+        let page_of = |shift| ram.host_ptr(leaf.gpa.align_down(shift), 1 << shift);
         let large =
             if leaf.page_shift >= LARGE_PAGE_SHIFT { page_of(LARGE_PAGE_SHIFT) } else { None };
         // A large page may hang over the end of RAM; the 4 KiB around `va` do not.

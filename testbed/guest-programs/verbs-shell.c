@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <infiniband/verbs.h>
+#include <linux/mempolicy.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -19,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -210,6 +212,16 @@ static void do_register(struct slot *slot, char **word)
 		best = took < best ? took : best;
 	}
 	answer("ok", "rkey=%u ns=%llu", slot->mr->rkey, (unsigned long long)best);
+}
+
+/* prefer SLOT NODE: its pages are to lie on a NUMA node, as long as there is room. */
+static void do_prefer(struct slot *slot, char **word)
+{
+	unsigned long nodes = 1ul << atoi(word[0]);
+
+	if (syscall(SYS_mbind, slot->at, slot->length, MPOL_PREFERRED, &nodes, 8 * sizeof(nodes), 0))
+		return failed("mbind");
+	answer("ok", "preferred=1");
 }
 
 /* resident SLOT OFFSET BYTES: how many pages of it the process has. */
@@ -454,6 +466,8 @@ static void command(char *verb, char **word)
 		do_memory(slot, rest);
 	else if (!strcmp(verb, "heap"))
 		do_heap(slot, rest);
+	else if (!strcmp(verb, "prefer"))
+		do_prefer(slot, rest);
 	else if (!strcmp(verb, "register"))
 		do_register(slot, rest);
 	else if (!strcmp(verb, "resident"))

@@ -17,6 +17,7 @@ use vnic_abi::status::Status;
 use vnic_abi::wqe::{RECV_WQE_PAYLOAD, SEND_WQE_PAYLOAD, WQE_STRIDE_MAX};
 use vnic_abi::{ABI_VERSION, U32};
 use vnic_iommu::addr::Gpa;
+use vnic_iommu::live::LiveRam;
 use vnic_iommu::memory::GuestRam;
 use vnic_iommu::quiesce::GuestPage;
 
@@ -161,7 +162,7 @@ pub struct Port {
     device: Arc<Device>,
     config: PortConfig,
     up: Arc<dyn PortEvents>,
-    ram: Mutex<GuestRam>,
+    ram: LiveRam,
     session: Mutex<Option<Arc<Session>>>,
 }
 
@@ -192,7 +193,7 @@ impl Port {
         ram: GuestRam,
         up: Arc<dyn PortEvents>,
     ) -> Self {
-        Self { device, config, up, ram: Mutex::new(ram), session: Mutex::new(None) }
+        Self { device, config, up, ram: ram.into(), session: Mutex::new(None) }
     }
 
     /// Name in logs and status.
@@ -218,11 +219,16 @@ impl Port {
         if version >> 16 != ABI_VERSION >> 16 || !self.config.offered().contains(features) {
             return Err(Status::Unsupported);
         }
-        let ram = self.ram.lock().clone();
-        let page = GuestPage::new(&ram, epoch_page).ok_or(Status::BadAddress)?;
+        let page = GuestPage::new(&self.ram.current(), epoch_page).ok_or(Status::BadAddress)?;
         self.shutdown();
-        let session =
-            Session::new(self.device.clone(), self.up.clone(), &self.config, features, ram, page);
+        let session = Session::new(
+            self.device.clone(),
+            self.up.clone(),
+            &self.config,
+            features,
+            self.ram.clone(),
+            page,
+        );
         *self.session.lock() = Some(session);
         tracing::info!(port = self.name(), "driver started the device");
         Ok(())
@@ -237,9 +243,25 @@ impl Port {
         }
     }
 
-    /// Takes a new memory map: what is created from now on resolves in it.
+    /// The guest's memory as it is now.
+    pub fn ram(&self) -> GuestRam {
+        self.ram.current()
+    }
+
+    /// Takes a new memory map. At the return, what was added is reached by the requests of a session
+    /// that runs, and what was removed is not reached by any translation. One caller at a time, and
+    /// never a worker.
+    ///
+    /// Objects that lie in removed memory keep it mapped until they are destroyed.
     pub fn set_memory(&self, ram: GuestRam) {
-        *self.ram.lock() = ram;
+        let retired = self.ram.replace(ram);
+        self.device.grace().synchronize();
+        #[allow(unsafe_code)] // reason: the grace period is this crate's proof
+        // SAFETY: only workers translate. A burst lies within one pass, and every worker has begun a
+        // new one since the view was replaced, or sleeps; see [`Grace`](vnic_iommu::quiesce::Grace).
+        unsafe {
+            retired.release();
+        }
     }
 
     /// The driver notified the kick queue.

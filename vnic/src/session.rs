@@ -23,7 +23,7 @@ use vnic_abi::event::{PageAccess, PageRequest, PageResponseCode};
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gva;
 use vnic_iommu::fault::{Limits as FaultLimits, Outcome, PageRequestTable};
-use vnic_iommu::memory::GuestRam;
+use vnic_iommu::live::LiveRam;
 use vnic_iommu::quiesce::GuestPage;
 use vnic_iommu::walk::Access;
 
@@ -62,8 +62,8 @@ pub struct Session {
     pub limits: Limits,
     /// Optional parts that the driver accepted.
     pub features: Features,
-    /// Guest memory as it was when the session began.
-    pub ram: GuestRam,
+    /// Guest memory, which may change while the session lives.
+    pub ram: LiveRam,
     /// Where workers announce their bursts.
     pub epoch_page: GuestPage,
     /// Bound address spaces by PASID.
@@ -103,7 +103,7 @@ impl Session {
         up: Arc<dyn PortEvents>,
         config: &PortConfig,
         features: Features,
-        ram: GuestRam,
+        ram: LiveRam,
         epoch_page: GuestPage,
     ) -> Arc<Self> {
         let limits = config.limits;
@@ -232,6 +232,7 @@ pub mod testing {
     use crate::object::qp::QpParams;
     use vnic_abi::event::Event;
     use vnic_iommu::addr::Gpa;
+    use vnic_iommu::memory::GuestRam;
 
     struct Nobody;
 
@@ -256,7 +257,8 @@ pub mod testing {
         let ram = ram();
         let epoch_page = GuestPage::new(&ram, Gpa(0)).unwrap();
         let config = PortConfig::new("test");
-        let session = Session::new(device, Arc::new(Nobody), &config, features, ram, epoch_page);
+        let session =
+            Session::new(device, Arc::new(Nobody), &config, features, ram.into(), epoch_page);
         let pasid =
             session.pasid_bind(Gpa(0x1000), vnic_abi::ctrl::PagingMode::X86Level4, Gpa(0x2000));
         let ctx = session.ctx_create(pasid.unwrap(), Gpa(0x3000)).unwrap();

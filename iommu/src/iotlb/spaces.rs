@@ -21,6 +21,8 @@ pub(crate) struct Space {
     tag: u32,
     /// What was seen of the space's invalidation page.
     pub(crate) reader: InvalidationReader,
+    /// The [`LiveRam`](crate::live::LiveRam) generation that cached addresses belong to.
+    pub(crate) ram: u64,
     /// The burst in which `reader` was last brought up to date; 0 is none.
     pub(crate) synced: u64,
 }

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::addr::{Gpa, PAGE_SHIFT, PAGE_SIZE};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, Mapping};
 
 /// Words in a page.
 const WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
@@ -25,16 +25,16 @@ pub trait SharedWords {
     fn spin(&self);
 }
 
-/// A page of guest RAM as shared words. Keeps the RAM's mapping alive.
+/// A page of guest RAM as shared words. Keeps the mapping of its region alive.
 #[derive(Clone)]
 pub struct GuestPage {
     words: NonNull<[AtomicU64; WORDS]>,
     gpa: Gpa,
-    ram: GuestRam,
+    _mapping: Mapping,
 }
 
 #[allow(unsafe_code)] // reason: NonNull suppresses the auto traits
-// SAFETY: the pointer leads to atomics in a mapping that `ram`, Send and Sync itself, keeps alive.
+// SAFETY: the pointer leads to atomics in a mapping that `_mapping`, Send and Sync itself, keeps alive.
 unsafe impl Send for GuestPage {}
 #[allow(unsafe_code)] // reason: as above
 // SAFETY: as for `Send`; the words are only ever accessed atomically.
@@ -46,19 +46,14 @@ impl GuestPage {
         if !gpa.is_aligned(PAGE_SHIFT) {
             return None;
         }
-        let host = ram.host_ptr(gpa, PAGE_SIZE as usize)?;
+        let (host, mapping) = ram.pin(gpa, PAGE_SIZE as usize)?;
         let words = host.as_non_null().cast::<[AtomicU64; WORDS]>();
-        words.is_aligned().then(|| Self { words, gpa, ram: ram.clone() })
+        words.is_aligned().then_some(Self { words, gpa, _mapping: mapping })
     }
 
     /// Where the page lies.
     pub const fn gpa(&self) -> Gpa {
         self.gpa
-    }
-
-    /// The RAM that the page is part of.
-    pub const fn ram(&self) -> &GuestRam {
-        &self.ram
     }
 
     /// One word, for accesses beyond [`SharedWords`].
@@ -74,7 +69,7 @@ impl GuestPage {
     #[inline]
     fn words(&self) -> &[AtomicU64; WORDS] {
         #[allow(unsafe_code)] // reason: guest RAM has no Rust owner
-        // SAFETY: a whole aligned page of a mapping that `self.ram` keeps alive; this process only
+        // SAFETY: a whole aligned page of a mapping that `self._mapping` keeps alive; this process only
         // accesses it atomically or by volatile copies, and atomics tolerate the guest's changes.
         unsafe {
             self.words.as_ref()

@@ -14,6 +14,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vnic_abi::config::{Config, MAGIC, VQ_COUNT};
 use zerocopy::FromBytes;
 
+use super::dimm::Dimm;
 use super::memory::Ram;
 use super::virtqueue::{QUEUE_SIZE, VirtQueue};
 
@@ -68,7 +69,8 @@ impl Connection {
         let offered = frontend.get_protocol_features()?;
         let wanted = VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::MQ;
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         if !offered.contains(VhostUserProtocolFeatures::CONFIG) {
             return Err(FrontendError::Device("has no configuration space"));
         }
@@ -78,7 +80,7 @@ impl Connection {
         }
         let config = read_config(&mut frontend)?;
         frontend.set_features(VERSION_1 | PROTOCOL_FEATURES)?;
-        set_memory(&frontend, ram)?;
+        set_memory(&frontend, ram, &[])?;
         for (index, queue) in queues.iter().enumerate() {
             start_queue(&mut frontend, ram, index, queue)?;
         }
@@ -100,7 +102,36 @@ impl Connection {
     ///
     /// If the daemon refuses it.
     pub fn resend_memory(&self, ram: &Ram) -> Result<(), FrontendError> {
-        set_memory(&self.frontend, ram)
+        self.set_memory(ram, &[])
+    }
+
+    /// Sends a memory table of `ram` and these modules.
+    ///
+    /// # Errors
+    ///
+    /// If the daemon refuses it.
+    pub fn set_memory(&self, ram: &Ram, dimms: &[&Dimm]) -> Result<(), FrontendError> {
+        set_memory(&self.frontend, ram, dimms)
+    }
+
+    /// Adds a module to the memory table.
+    ///
+    /// # Errors
+    ///
+    /// If the daemon refuses it.
+    pub fn plug(&mut self, dimm: &Dimm) -> Result<(), FrontendError> {
+        self.frontend.add_mem_region(&dimm.region())?;
+        Ok(())
+    }
+
+    /// Takes a module out of the memory table.
+    ///
+    /// # Errors
+    ///
+    /// If the daemon refuses it.
+    pub fn unplug(&mut self, dimm: &Dimm) -> Result<(), FrontendError> {
+        self.frontend.remove_mem_region(&dimm.region())?;
+        Ok(())
     }
 
     /// Stops all queues, as a monitor does at a device reset.
@@ -134,7 +165,7 @@ fn read_config(frontend: &mut Frontend) -> Result<Config, FrontendError> {
     Ok(config)
 }
 
-fn set_memory(frontend: &Frontend, ram: &Ram) -> Result<(), FrontendError> {
+fn set_memory(frontend: &Frontend, ram: &Ram, dimms: &[&Dimm]) -> Result<(), FrontendError> {
     let regions: Vec<_> = ram
         .regions()
         .iter()
@@ -145,6 +176,7 @@ fn set_memory(frontend: &Frontend, ram: &Ram) -> Result<(), FrontendError> {
             mmap_offset: region.offset,
             mmap_handle: ram.file().as_raw_fd(),
         })
+        .chain(dimms.iter().map(|dimm| dimm.region()))
         .collect();
     frontend.set_mem_table(&regions)?;
     Ok(())

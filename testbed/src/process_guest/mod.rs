@@ -9,6 +9,7 @@
 //! | module | plays |
 //! |---|---|
 //! | [`memory`], [`mapping`] | the DIMMs, the page allocator, and this process's view of them |
+//! | [`dimm`] | a module that is plugged in and out |
 //! | [`page_table`] | the MMU's tables |
 //! | [`address_space`] | a process's `mm`: mappings, demand paging, invalidation |
 //! | [`virtqueue`], [`frontend`] | QEMU and the virtio transport |
@@ -21,6 +22,7 @@
 
 pub mod address_space;
 pub mod daemon;
+pub mod dimm;
 pub mod driver;
 pub mod frontend;
 pub mod mapping;
@@ -31,6 +33,7 @@ pub mod virtqueue;
 
 pub use address_space::{AddressSpace, Fault, FaultAnswer, UserBuffer};
 pub use daemon::Daemon;
+pub use dimm::Dimm;
 pub use driver::{Driver, GuestOptions};
 pub use memory::{Layout, Pages, Ram};
 pub use page_table::{PageTable, Paging};

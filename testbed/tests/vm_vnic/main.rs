@@ -11,6 +11,7 @@ mod going;
 mod loading;
 mod machines;
 mod memory;
+mod memory_map;
 mod programs;
 mod shell;
 mod slow;
@@ -33,6 +34,8 @@ macro_rules! with_both_kernels {
 with_both_kernels! {
     programs::run_unmodified as programs_run_unmodified_6_12, programs_run_unmodified_7_3;
     memory::is_not_pinned as memory_is_not_pinned_6_12, memory_is_not_pinned_7_3;
+    memory_map::changes_under_traffic as the_memory_map_changes_under_traffic_6_12,
+        the_memory_map_changes_under_traffic_7_3;
     loading::fifty_times as the_module_loads_fifty_times_6_12, the_module_loads_fifty_times_7_3;
     going::frees_everything as programs_that_go_free_everything_6_12,
         programs_that_go_free_everything_7_3;

@@ -108,6 +108,17 @@ impl Shell {
     /// Makes a buffer that no processor has touched. `how` is `memory` (a mapping) or `heap`.
     pub fn buffer(&self, slot: usize, how: &str, bytes: u64, times: u32) -> Result<Buffer> {
         let address = self.say(&format!("{how} {slot} {bytes}"))?.number("addr")?;
+        self.register(slot, address, times)
+    }
+
+    /// As [`buffer`](Self::buffer), a mapping that is to lie on a NUMA node as long as there is room.
+    pub fn buffer_on(&self, slot: usize, bytes: u64, node: u32) -> Result<Buffer> {
+        let address = self.say(&format!("memory {slot} {bytes}"))?.number("addr")?;
+        self.say(&format!("prefer {slot} {node}"))?;
+        self.register(slot, address, 1)
+    }
+
+    fn register(&self, slot: usize, address: u64, times: u32) -> Result<Buffer> {
         let answer = self.say(&format!("register {slot} {times}"))?;
         let registration = Duration::from_nanos(answer.number("ns")?);
         Ok(Buffer { slot, address, rkey: answer.number("rkey")?, registration })

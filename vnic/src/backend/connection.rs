@@ -20,10 +20,19 @@
 //!
 //! QEMU stops the rings in the same way when somebody pauses the VM. The device then forgets its
 //! objects, as after a reset, since it cannot tell the two apart before it must answer.
+//!
+//! # When the guest's memory changes
+//!
+//! Memory comes and goes while the guest runs: modules are plugged in and out. The crate maps what is
+//! added, shows the new table to the rings and calls [`update_memory`](VhostUserBackend::update_memory);
+//! the front end is answered when that returns. By then every request of a running session reaches
+//! what was added. What was removed is used by no worker and by no command, but for objects that the
+//! driver has put there ([`vnic_iommu::live`]). A table that cannot be used is refused, and who sent
+//! it is hung up upon, since it believes in memory that the device does not have.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use parking_lot::Mutex;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -31,7 +40,7 @@ use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Error as QueueError, QueueT};
-use vm_memory::GuestAddressSpace;
+use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vnic_abi::config::{VQ_COUNT, VQ_CTRL, VQ_EVENT, VQ_KICK, VQ_PAGE_REQUEST};
 use vnic_iommu::memory::GuestRam;
@@ -39,6 +48,7 @@ use zerocopy::IntoBytes;
 
 use super::chain::Exchange;
 use super::control;
+use super::memory;
 use super::rate::RateLimit;
 use super::ring::{Memory, Ring};
 use super::upcall::Upcalls;
@@ -66,16 +76,12 @@ pub struct Connection {
     upcalls: Arc<Upcalls>,
     /// Held while a command is executed, and while the port is shut down.
     commands: Mutex<()>,
-    attached: Mutex<Option<Attached>>,
+    /// From the first memory table to the end of the connection.
+    port: Mutex<Option<Arc<Port>>>,
+    /// The last memory table that was accepted.
+    accepted: Mutex<GuestMemoryMmap>,
     closed: AtomicBool,
     complaints: RateLimit,
-}
-
-/// The port, from the first memory table to the end of the connection.
-#[derive(Clone)]
-struct Attached {
-    port: Arc<Port>,
-    ram: GuestRam,
 }
 
 impl Connection {
@@ -87,7 +93,8 @@ impl Connection {
             config,
             upcalls,
             commands: Mutex::new(()),
-            attached: Mutex::new(None),
+            port: Mutex::new(None),
+            accepted: Mutex::new(GuestMemoryMmap::new()),
             closed: AtomicBool::new(false),
             complaints: RateLimit::new(),
         }
@@ -95,7 +102,7 @@ impl Connection {
 
     /// The port, once the front end has shared memory.
     pub fn port(&self) -> Option<Arc<Port>> {
-        self.attached.lock().as_ref().map(|attached| attached.port.clone())
+        self.port.lock().clone()
     }
 
     /// Ends the connection: nothing touches the guest's memory when this returns, and nothing will.
@@ -103,8 +110,8 @@ impl Connection {
         // Relaxed: whoever executes commands reads this under `commands`, which is taken below.
         self.closed.store(true, Ordering::Relaxed);
         let _none_in_progress = self.commands.lock();
-        let attached = self.attached.lock().take();
-        if let Some(Attached { port, .. }) = attached {
+        let port = self.port.lock().take();
+        if let Some(port) = port {
             port.detach();
         }
         self.upcalls.clear();
@@ -154,11 +161,9 @@ impl Connection {
             }
             let Some((chain, memory)) = ring.pop()? else { return Ok(served) };
             served += 1;
-            let Some(Attached { port, ram }) = self.attached.lock().clone() else {
-                return Ok(served);
-            };
+            let Some(port) = self.port() else { return Ok(served) };
             let exchange = Exchange::gather(chain, MAX_COMMAND, memory);
-            let reply = control::answer(&exchange, &port, &ram, &self.upcalls);
+            let reply = control::answer(&exchange, &port, &self.upcalls);
             let written = reply.as_ref().map_or(0, |reply| exchange.write_reply(reply.as_bytes()));
             self.trace(reply.as_ref());
             if let Err(error) = ring.complete(exchange.head(), written) {
@@ -237,20 +242,29 @@ impl VhostUserBackend for Connection {
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        let ram = GuestRam::new(memory.memory().into_inner());
-        let mut attached = self.attached.lock();
-        match &mut *attached {
-            Some(Attached { port, ram: current }) => {
-                *current = ram.clone();
+        let table = memory.memory().into_inner();
+        let mut accepted = self.accepted.lock();
+        if let Err(error) = memory::check(&table) {
+            tracing::warn!(port = self.config.name, %error, "memory refused");
+            // The rings go on in what they had until the connection is closed.
+            memory.lock().unwrap_or_else(PoisonError::into_inner).replace(accepted.clone());
+            return Err(io::Error::other(error));
+        }
+        accepted.clone_from(&table);
+        tracing::debug!(port = self.config.name, regions = table.num_regions(), "memory map");
+        let ram = GuestRam::new(table);
+        let attached = self.port();
+        match attached {
+            Some(port) => {
+                // Nor does a command, or a message to the driver, use what it found before.
+                drop(self.commands.lock());
+                self.upcalls.settle();
                 port.set_memory(ram);
             }
             None => {
                 let up = self.upcalls.clone();
-                let port = self
-                    .device
-                    .attach(self.config.clone(), ram.clone(), up)
-                    .map_err(io::Error::other)?;
-                *attached = Some(Attached { port, ram });
+                let port = self.device.attach(self.config.clone(), ram, up);
+                *self.port.lock() = Some(port.map_err(io::Error::other)?);
             }
         }
         Ok(())

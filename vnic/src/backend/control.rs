@@ -4,7 +4,6 @@
 use vnic_abi::ctrl::ReplyHeader;
 use vnic_abi::event::EventKind;
 use vnic_abi::status::Status;
-use vnic_iommu::memory::GuestRam;
 
 use super::chain::Exchange;
 use super::upcall::Upcalls;
@@ -14,12 +13,7 @@ use crate::port::Port;
 /// Executes the request of one chain and makes its reply.
 ///
 /// A chain without room for the reply is not executed: its driver would not learn what happened.
-pub fn answer<M>(
-    exchange: &Exchange<M>,
-    port: &Port,
-    ram: &GuestRam,
-    upcalls: &Upcalls,
-) -> Option<Reply>
+pub fn answer<M>(exchange: &Exchange<M>, port: &Port, upcalls: &Upcalls) -> Option<Reply>
 where
     M: Clone + std::ops::Deref,
     M::Target: vm_memory::GuestMemory + Sized,
@@ -27,7 +21,7 @@ where
     if exchange.room() < size_of::<ReplyHeader>() {
         return None;
     }
-    let command = match exchange.request().and_then(|bytes| ctrl::parse(bytes, ram)) {
+    let command = match exchange.request().and_then(|bytes| ctrl::parse(bytes, &port.ram())) {
         Ok(command) => command,
         Err(status) => return Some(Reply::status_only(status)),
     };

@@ -6,6 +6,7 @@
 //! | [`server`] | one listening socket per port, one connection at a time, for ever |
 //! | [`connection`] | what one front end (a VM) sees: features, configuration space, four queues |
 //! | [`ring`] | a virtqueue that survives what drivers and front ends do to it |
+//! | [`memory`] | what a front end may offer as its guest's memory |
 //! | [`chain`] | one descriptor chain: request copied out once, reply written back |
 //! | [`control`] | serves the control queue |
 //! | [`upcall`] | events and page requests on their way to the driver |
@@ -28,6 +29,7 @@
 pub mod chain;
 pub mod connection;
 pub mod control;
+pub mod memory;
 pub mod rate;
 pub mod ring;
 pub mod server;

@@ -70,6 +70,12 @@ impl Upcalls {
         self.page_requests.retain(|_| false);
     }
 
+    /// Returns when no message is on its way that found its buffer before the call.
+    pub fn settle(&self) {
+        drop(self.events.backlog.lock());
+        drop(self.page_requests.backlog.lock());
+    }
+
     /// Drops the events of a destroyed object.
     pub fn forget(&self, object: u32, of_kind: impl Fn(EventKind) -> bool) {
         self.events

@@ -126,7 +126,7 @@ impl Session {
             return Err(Status::BadSize);
         }
         let bytes = u64::from(CQ_RING_OFFSET) + u64::from(params.depth) * u64::from(CQE_SIZE);
-        let memory = RingMemory::new(&self.ram, &self.ring_pages, &params.pages, bytes)?;
+        let memory = RingMemory::new(&self.ram.current(), &self.ring_pages, &params.pages, bytes)?;
         let producer = Producer {
             ring: CompletionRing::new(params.depth),
             memory: Some(memory),

@@ -126,7 +126,7 @@ impl Session {
     /// `BadHandle` for the PASID, `BadAddress`, `Limit`.
     pub fn ctx_create(&self, pasid: u32, doorbell_page: Gpa) -> Result<u32, Status> {
         let space = self.spaces.lock().get(pasid)?.clone();
-        let page = GuestPage::new(&self.ram, doorbell_page).ok_or(Status::BadAddress)?;
+        let page = GuestPage::new(&self.ram.current(), doorbell_page).ok_or(Status::BadAddress)?;
         let ctx = self.ctxs.lock().insert_with(|handle| {
             Ok(Ctx {
                 handle,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vnic_abi::PAGE_SIZE;
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gpa;
-use vnic_iommu::memory::{GuestRam, HostPtr};
+use vnic_iommu::memory::{GuestRam, HostPtr, Mapping};
 
 /// Shift of a page of this interface.
 const SHIFT: u32 = PAGE_SIZE.trailing_zeros();
@@ -54,13 +54,13 @@ impl Drop for Share {
 #[derive(Debug)]
 pub struct RingMemory {
     pages: Box<[HostPtr]>,
-    /// Keeps the mappings alive that `pages` points into.
-    _ram: GuestRam,
+    /// The regions that `pages` points into, which stay mapped even if they cease to be RAM.
+    _mappings: Box<[Mapping]>,
     _share: Share,
 }
 
 #[allow(unsafe_code)] // reason: raw pointers suppress the auto trait
-// SAFETY: the pointers lead into mappings that `_ram` keeps alive, and every access through them
+// SAFETY: the pointers lead into mappings that `_mappings` keeps alive, and every access through them
 // (below) is atomic.
 unsafe impl Sync for RingMemory {}
 
@@ -82,15 +82,22 @@ impl RingMemory {
         }
         let share = budget.take(pages.len() as u64)?;
         let mut seen = HashSet::with_capacity(pages.len());
+        let mut mappings: Vec<Mapping> = Vec::new();
         let pages = pages
             .iter()
             .map(|&page| {
-                let fresh = page.0.is_multiple_of(PAGE_SIZE) && seen.insert(page.0);
-                fresh.then(|| ram.host_ptr(page, PAGE_SIZE as usize)).flatten()
+                if !page.0.is_multiple_of(PAGE_SIZE) || !seen.insert(page.0) {
+                    return None;
+                }
+                let (host, mapping) = ram.pin(page, PAGE_SIZE as usize)?;
+                if !mappings.contains(&mapping) {
+                    mappings.push(mapping);
+                }
+                Some(host)
             })
             .collect::<Option<Box<[HostPtr]>>>()
             .ok_or(Status::BadAddress)?;
-        Ok(Self { pages, _ram: ram.clone(), _share: share })
+        Ok(Self { pages, _mappings: mappings.into_boxed_slice(), _share: share })
     }
 
     #[inline]

@@ -10,6 +10,7 @@ mod hostile_tables;
 mod hostile_values;
 mod lifecycle;
 mod limits;
+mod memory_map;
 mod pages;
 mod rc_atomic;
 mod rc_data;

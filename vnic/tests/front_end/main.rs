@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The device as a vhost-user front end meets it.
 
+mod memory;
 mod vm;
 
 use std::path::{Path, PathBuf};

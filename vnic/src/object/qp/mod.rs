@@ -172,8 +172,12 @@ impl Session {
         let sq_bytes = u64::from(params.sq_depth) * u64::from(params.sq_stride);
         let rq_bytes = u64::from(params.rq_depth) * u64::from(params.rq_stride);
         let rq_offset = u64::from(QP_SQ_OFFSET) + sq_bytes.next_multiple_of(PAGE_SIZE);
-        let memory =
-            RingMemory::new(&self.ram, &self.ring_pages, &params.pages, rq_offset + rq_bytes)?;
+        let memory = RingMemory::new(
+            &self.ram.current(),
+            &self.ring_pages,
+            &params.pages,
+            rq_offset + rq_bytes,
+        )?;
 
         let pd = self.pd_acquire(params.pd)?;
         let made = (|| {
