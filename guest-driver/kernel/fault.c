@@ -82,9 +82,12 @@ static bool vnic_fault_enough(struct vnic_dev *dev, struct mm_struct *mm)
 	       atomic_read(&mm->mm_users) == 1;
 }
 
-/* Returns whether at least the first page is there. */
-static bool vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
-			     unsigned long addr, u64 pages, bool write)
+/*
+ * Makes a batch of pages present, or less if somebody else needs the lock.
+ * Returns how many: 0 means that the first one cannot be had.
+ */
+u64 vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
+		     unsigned long addr, u64 pages, bool write)
 {
 	u64 done;
 
@@ -100,7 +103,6 @@ static bool vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
 		cond_resched();
 	}
 	mmap_read_unlock(mm);
-	atomic64_add(done, &dev->stats.fault_pages);
 	return done;
 }
 
@@ -110,7 +112,7 @@ static u32 vnic_fault_serve(struct vnic_dev *dev,
 	u64 start = le64_to_cpu(req->start), length = le64_to_cpu(req->length);
 	u32 access = le32_to_cpu(req->access);
 	struct vnic_pasid *pasid;
-	u64 end;
+	u64 done, end;
 	u32 code;
 
 	if (!PAGE_ALIGNED(start) || !length || !PAGE_ALIGNED(length) ||
@@ -122,10 +124,12 @@ static u32 vnic_fault_serve(struct vnic_dev *dev,
 	if (!pasid)
 		return VNIC_PAGE_RESPONSE_GONE;
 	if (mmget_not_zero(pasid->mm)) {
-		code = vnic_fault_range(dev, pasid->mm, start,
+		done = vnic_fault_range(dev, pasid->mm, start,
 					length >> PAGE_SHIFT,
-					access & VNIC_PAGE_ACCESS_WRITE) ?
-			VNIC_PAGE_RESPONSE_SUCCESS : VNIC_PAGE_RESPONSE_INVALID;
+					access & VNIC_PAGE_ACCESS_WRITE);
+		atomic64_add(done, &dev->stats.fault_pages);
+		code = done ? VNIC_PAGE_RESPONSE_SUCCESS :
+			      VNIC_PAGE_RESPONSE_INVALID;
 		/* The last user's teardown calls our release: not from here. */
 		mmput_async(pasid->mm);
 	} else {

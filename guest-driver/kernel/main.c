@@ -9,7 +9,7 @@
 #include "vnic.h"
 
 /* Optional features that this driver knows how to use. */
-#define VNIC_FEATURES VNIC_F_ATOMIC
+#define VNIC_FEATURES (VNIC_F_ATOMIC | VNIC_F_IMPLICIT_MR)
 
 /* Any context. The rest happens in process context, soon. */
 void vnic_kill(struct vnic_dev *dev, const char *reason)
@@ -75,6 +75,9 @@ static int vnic_read_caps(struct vnic_dev *dev)
 				 VNIC_WQE_STRIDE_MAX - VNIC_SEND_WQE_PAYLOAD);
 	caps->max_rd_atomic = le32_to_cpu(cfg.max_rd_atomic);
 	caps->max_msg_size = le32_to_cpu(cfg.max_msg_size);
+	caps->max_mr_size = le64_to_cpu(cfg.max_mr_size);
+	if (!caps->max_mr_size || caps->features & VNIC_F_IMPLICIT_MR)
+		caps->max_mr_size = U64_MAX;
 	caps->max_gid = le32_to_cpu(cfg.max_gid);
 	caps->num_workers = le32_to_cpu(cfg.num_workers);
 	caps->active_mtu = cfg.active_mtu;
@@ -178,8 +181,16 @@ static struct vnic_dev *vnic_dev_alloc(struct virtio_device *vdev)
 		goto err_wq;
 	if (vnic_faultq_init(dev))
 		goto err_eventq;
+	if (vnic_advice_init(dev))
+		goto err_faultq;
+	if (vnic_mrs_init(dev))
+		goto err_advice;
 	return dev;
 
+err_advice:
+	vnic_advice_exit(dev);
+err_faultq:
+	vnic_faultq_exit(dev);
 err_eventq:
 	vnic_eventq_exit(dev);
 err_wq:
@@ -193,6 +204,8 @@ err_free:
 
 static void vnic_dev_free(struct vnic_dev *dev)
 {
+	vnic_mrs_exit(dev);
+	vnic_advice_exit(dev);
 	vnic_faultq_exit(dev);
 	vnic_eventq_exit(dev);
 	destroy_workqueue(dev->wq);

@@ -241,6 +241,8 @@ void vnic_pasid_unbind(struct vnic_pasid *pasid)
 {
 	struct vnic_dev *dev = pasid->dev;
 
+	/* Advice that waits for its turn comes to nothing. */
+	WRITE_ONCE(pasid->closed, true);
 	/*
 	 * Calls the release callback if the process lives, waits for it if it
 	 * runs elsewhere; after this no callback runs.

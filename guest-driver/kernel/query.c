@@ -19,7 +19,7 @@ int vnic_query_device(struct ib_device *ibdev, struct ib_device_attr *attr,
 	attr->vendor_id = VNIC_VENDOR_ID;
 	attr->vendor_part_id = VNIC_PART_ID;
 	attr->hw_ver = caps->version;
-	attr->max_mr_size = ~0ULL;
+	attr->max_mr_size = caps->max_mr_size;
 	attr->page_size_cap = PAGE_MASK & U32_MAX;
 	attr->device_cap_flags = IB_DEVICE_SYS_IMAGE_GUID |
 				 IB_DEVICE_PORT_ACTIVE_EVENT |
@@ -46,6 +46,8 @@ int vnic_query_device(struct ib_device *ibdev, struct ib_device_attr *attr,
 		odp |= IB_ODP_SUPPORT_ATOMIC;
 	}
 	attr->odp_caps.general_caps = IB_ODP_SUPPORT;
+	if (caps->features & VNIC_F_IMPLICIT_MR)
+		attr->odp_caps.general_caps |= IB_ODP_SUPPORT_IMPLICIT;
 	attr->odp_caps.per_transport_caps.rc_odp_caps = odp;
 	return 0;
 }

@@ -26,6 +26,7 @@ static int stats_show(struct seq_file *seq, void *unused)
 	SUM(faults_failed);
 	SUM(faults_gone);
 	SUM(fault_pages);
+	SUM(advised_pages);
 	SUM(invalidations);
 	SUM(invalidation_waits);
 	SUM(events);

@@ -18,6 +18,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
+#include <linux/rhashtable-types.h>
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
 #include <linux/wait.h>
@@ -52,6 +53,7 @@ struct vnic_caps {
 	u32 max_inline;
 	u32 max_rd_atomic;
 	u32 max_msg_size;
+	u64 max_mr_size;	/* ~0: no bound */
 	u32 max_gid;
 	u32 num_workers;
 	u8 active_mtu;
@@ -72,6 +74,7 @@ struct vnic_stats {
 	atomic64_t faults_failed;
 	atomic64_t faults_gone;
 	atomic64_t fault_pages;
+	atomic64_t advised_pages;
 	atomic64_t invalidations;
 	atomic64_t invalidation_waits;
 	atomic64_t events;
@@ -127,7 +130,11 @@ struct vnic_dev {
 	u32 cq_next;
 	u32 qp_next;
 
+	spinlock_t mr_lock;
+	struct rhashtable mrs;		/* by key; mr_lock held in lookups */
+
 	struct workqueue_struct *wq;
+	struct workqueue_struct *advice_wq;
 	struct delayed_work liveness;
 
 	struct notifier_block netdev_nb;
@@ -178,6 +185,8 @@ struct vnic_pasid {
 	raw_spinlock_t lock;		/* generation and ring */
 	u64 generation;
 	bool live;			/* the device may walk the tables */
+	bool closed;			/* the context is going */
+	atomic_t advices;		/* under way */
 	struct mutex unbind_lock;	/* the rest */
 	u32 id;				/* 0: not bound */
 	struct vnic_cmd *unbind;	/* allocated early: must not fail */
@@ -197,9 +206,18 @@ struct vnic_pd {
 	u32 handle;
 };
 
+/* struct vnic_mr - a region, as the device knows it */
 struct vnic_mr {
 	struct ib_mr ibmr;
 	u32 handle;
+	u32 key;
+	struct rhash_head node;
+	struct vnic_pasid *pasid;	/* lives as long as the context */
+	u32 pd;				/* handle; this and the rest under mr_lock */
+	u32 access;			/* VNIC_ACCESS_* */
+	u64 start;
+	u64 length;
+	u64 iova;
 };
 
 struct vnic_cq {
@@ -317,12 +335,21 @@ struct vnic_pasid *vnic_pasid_get(struct vnic_dev *dev, u32 id);
 void vnic_pasid_put(struct vnic_pasid *pasid);
 
 /* fault.c */
+u64 vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
+		     unsigned long addr, u64 pages, bool write);
 int vnic_faultq_init(struct vnic_dev *dev);
 void vnic_faultq_exit(struct vnic_dev *dev);
 void vnic_faultq_fill(struct vnic_dev *dev);
 void vnic_faultq_done(struct virtqueue *vq);
 void vnic_faultq_stop(struct vnic_dev *dev);
 void vnic_faultq_drain(struct vnic_dev *dev);
+
+/* advice.c */
+int vnic_advice_init(struct vnic_dev *dev);
+void vnic_advice_exit(struct vnic_dev *dev);
+int vnic_advise_mr(struct ib_pd *ibpd, enum ib_uverbs_advise_mr_advice advice,
+		   u32 flags, struct ib_sge *sg_list, u32 num_sge,
+		   struct uverbs_attr_bundle *attrs);
 
 /* liveness.c */
 void vnic_liveness_init(struct vnic_dev *dev);
@@ -358,10 +385,16 @@ int vnic_alloc_pd(struct ib_pd *ibpd, struct ib_udata *udata);
 int vnic_dealloc_pd(struct ib_pd *ibpd, struct ib_udata *udata);
 
 /* mr.c */
+int vnic_mrs_init(struct vnic_dev *dev);
+void vnic_mrs_exit(struct vnic_dev *dev);
+struct vnic_mr *vnic_mr_find(struct vnic_dev *dev, u32 key);
 u32 vnic_access_flags(struct vnic_dev *dev, int access, int *err);
 int vnic_access_to_ib(u32 access);
 struct ib_mr *vnic_get_dma_mr(struct ib_pd *ibpd, int access);
 VNIC_REG_USER_MR(vnic_reg_user_mr);
+struct ib_mr *vnic_rereg_user_mr(struct ib_mr *ibmr, int flags, u64 start,
+				 u64 length, u64 iova, int access,
+				 struct ib_pd *ibpd, struct ib_udata *udata);
 int vnic_dereg_mr(struct ib_mr *ibmr, struct ib_udata *udata);
 
 /* cq.c */

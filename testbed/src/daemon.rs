@@ -56,12 +56,22 @@ impl DaemonConfig {
     /// The command line of this project's daemon, `vnic run`, for the program at `program`. Its
     /// control socket is `control` in the folder of the run.
     pub fn vnic(program: impl Into<PathBuf>) -> Self {
-        let arguments = |ports: &[Port], folder: &Path| {
+        Self::vnic_with(program, |_| "")
+    }
+
+    /// As [`vnic`](Self::vnic), with more settings for a port, from its name, as `vnic run --port` takes
+    /// them: `implicit_mr=true`, or nothing.
+    pub fn vnic_with(program: impl Into<PathBuf>, settings: fn(&str) -> &'static str) -> Self {
+        let arguments = move |ports: &[Port], folder: &Path| {
             let mut words: Vec<OsString> = vec!["run".into(), "-v".into()];
             for port in ports {
                 let mac = port.mac.map(|byte| format!("{byte:02x}")).join(":");
                 let mut spec = OsString::from(format!("name={},mac={mac},socket=", port.name));
                 spec.push(&port.socket);
+                match settings(&port.name) {
+                    "" => {}
+                    more => spec.push(format!(",{more}")),
+                }
                 words.extend(["--port".into(), spec]);
             }
             words.extend(["--control".into(), folder.join(CONTROL).into()]);

@@ -61,6 +61,7 @@ impl Context {
 const OPERATIONS: verbs_context_ops = {
     // SAFETY: a structure of optional function pointers; zero is none.
     let mut ops: verbs_context_ops = unsafe { core::mem::zeroed() };
+    ops.advise_mr = Some(mr::advise_mr);
     ops.alloc_parent_domain = Some(pd::alloc_parent_domain);
     ops.alloc_pd = Some(pd::alloc_pd);
     ops.alloc_td = Some(pd::alloc_td);
@@ -83,6 +84,7 @@ const OPERATIONS: verbs_context_ops = {
     ops.query_qp = Some(qp::query_qp);
     ops.reg_mr = Some(mr::reg_mr);
     ops.req_notify_cq = Some(cq::req_notify_cq);
+    ops.rereg_mr = Some(mr::rereg_mr);
     ops
 };
 

@@ -5,7 +5,9 @@ use core::ffi::{c_int, c_void};
 
 use crate::errno::{Errno, to_code, to_pointer};
 use crate::ffi::{
-    ib_uverbs_reg_mr_resp, ibv_cmd_dereg_mr, ibv_cmd_reg_mr, ibv_mr, ibv_pd, ibv_reg_mr, verbs_mr,
+    ib_uverbs_advise_mr_advice, ib_uverbs_reg_mr_resp, ib_uverbs_rereg_mr_resp, ibv_cmd_advise_mr,
+    ibv_cmd_dereg_mr, ibv_cmd_reg_mr, ibv_cmd_rereg_mr, ibv_mr, ibv_pd, ibv_reg_mr, ibv_rereg_mr,
+    ibv_sge, verbs_mr,
 };
 
 pub(crate) unsafe extern "C" fn reg_mr(
@@ -35,6 +37,51 @@ pub(crate) unsafe extern "C" fn reg_mr(
     });
     // The program's `ibv_mr` is the first field.
     to_pointer(outcome.map(|()| Box::into_raw(mr).cast()))
+}
+
+/// Changes a region. `flags` say which of the rest counts; the keys stay.
+pub(crate) unsafe extern "C" fn rereg_mr(
+    mr: *mut verbs_mr,
+    flags: c_int,
+    pd: *mut ibv_pd,
+    addr: *mut c_void,
+    length: usize,
+    access: c_int,
+) -> c_int {
+    let mut cmd = ibv_rereg_mr::default();
+    let mut resp = ib_uverbs_rereg_mr_resp::default();
+    // The access that is kept in `mr` stays that of the registration: by it libibverbs knows, when the
+    // region ends, whether it had taken the memory away from children of the process.
+    //
+    // SAFETY: a region of this library, by the caller's contract; a domain, if the flags name one; and
+    // structures with their sizes. The memory is not touched.
+    to_code(Errno::check(unsafe {
+        ibv_cmd_rereg_mr(
+            mr,
+            flags.cast_unsigned(),
+            addr,
+            length,
+            addr.addr() as u64,
+            access,
+            pd,
+            &mut cmd,
+            size_of_val(&cmd),
+            &mut resp,
+            size_of_val(&resp),
+        )
+    }))
+}
+
+/// Tells the kernel what is going to be used.
+pub(crate) unsafe extern "C" fn advise_mr(
+    pd: *mut ibv_pd,
+    advice: ib_uverbs_advise_mr_advice,
+    flags: u32,
+    list: *mut ibv_sge,
+    count: u32,
+) -> c_int {
+    // SAFETY: the caller's domain and list, as they are.
+    to_code(Errno::check(unsafe { ibv_cmd_advise_mr(pd, advice, flags, list, count) }))
 }
 
 pub(crate) unsafe extern "C" fn dereg_mr(mr: *mut verbs_mr) -> c_int {

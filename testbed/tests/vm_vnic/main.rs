@@ -12,6 +12,7 @@ mod loading;
 mod machines;
 mod memory;
 mod memory_map;
+mod odp;
 mod programs;
 mod shell;
 mod slow;
@@ -36,6 +37,8 @@ with_both_kernels! {
     memory::is_not_pinned as memory_is_not_pinned_6_12, memory_is_not_pinned_7_3;
     memory_map::changes_under_traffic as the_memory_map_changes_under_traffic_6_12,
         the_memory_map_changes_under_traffic_7_3;
+    odp::is_what_programs_ask_for as regions_are_what_programs_ask_for_6_12,
+        regions_are_what_programs_ask_for_7_3;
     loading::fifty_times as the_module_loads_fifty_times_6_12, the_module_loads_fifty_times_7_3;
     going::frees_everything as programs_that_go_free_everything_6_12,
         programs_that_go_free_everything_7_3;

@@ -34,6 +34,8 @@ struct State {
     pub short_mapping: Option<u64>,
     /// The next completion queue is said to have this depth.
     pub depth: Option<u32>,
+    /// What the last command was to do, for those that have no other effect.
+    pub asked: String,
 }
 
 fn states() -> &'static Mutex<HashMap<c_int, State>> {
@@ -95,6 +97,10 @@ impl Kernel {
 
     pub fn objects(&self) -> usize {
         with(self.fd, |state| state.objects)
+    }
+
+    pub fn asked(&self) -> String {
+        with(self.fd, |state| state.asked.clone())
     }
 
     pub fn fail_next(&self, errno: c_int) {
@@ -288,6 +294,45 @@ unsafe extern "C" fn ibv_cmd_reg_mr(
         (*mr).ibv_mr.length = length;
         (*mr).access = access;
         command((*pd).context, |state| state.objects += 1)
+    }
+}
+
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C" fn ibv_cmd_rereg_mr(
+    mr: *mut verbs_mr,
+    flags: u32,
+    addr: *mut c_void,
+    length: usize,
+    iova: u64,
+    access: c_int,
+    pd: *mut ibv_pd,
+    _cmd: *mut ibv_rereg_mr,
+    _cmd_size: usize,
+    _resp: *mut ib_uverbs_rereg_mr_resp,
+    _resp_size: usize,
+) -> c_int {
+    // SAFETY: the provider's region.
+    unsafe {
+        command((*mr).ibv_mr.context, |state| {
+            state.asked = format!("{flags} {addr:?} {length} {iova:#x} {access} {}", pd.is_null());
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ibv_cmd_advise_mr(
+    pd: *mut ibv_pd,
+    advice: ib_uverbs_advise_mr_advice,
+    flags: u32,
+    list: *mut ibv_sge,
+    count: u32,
+) -> c_int {
+    // SAFETY: the provider's domain, and `count` entries.
+    unsafe {
+        let lengths = std::slice::from_raw_parts(list, count as usize).iter().map(|sge| sge.length);
+        let lengths: Vec<_> = lengths.collect();
+        command((*pd).context, |state| state.asked = format!("{advice} {flags} {lengths:?}"))
     }
 }
 

@@ -203,6 +203,37 @@ fn a_region_is_the_kernel_s() {
 }
 
 #[test]
+fn a_change_and_advice_reach_the_kernel_as_they_are() {
+    let rig = Rig::new(Wish::default());
+    // SAFETY: the addresses are never used.
+    unsafe {
+        let address = ptr::without_provenance_mut(0x1000);
+        let region = mr::reg_mr(rig.pd, address, 1 << 20, 0x1000, 0).cast::<verbs_mr>();
+        let elsewhere = ptr::without_provenance_mut(0x5000);
+        let translation = IBV_REREG_MR_CHANGE_TRANSLATION as i32;
+        // Without a domain there is none to be looked at.
+        assert_eq!(mr::rereg_mr(region, translation, ptr::null_mut(), elsewhere, 7, 0), 0);
+        assert_eq!(rig.kernel.asked(), "1 0x5000 7 0x5000 0 true");
+        let access = IBV_ACCESS_ON_DEMAND as i32;
+        let both = (IBV_REREG_MR_CHANGE_PD | IBV_REREG_MR_CHANGE_ACCESS) as i32;
+        assert_eq!(mr::rereg_mr(region, both, rig.pd, ptr::null_mut(), 0, access), 0);
+        assert_eq!(rig.kernel.asked(), "6 0x0 0 0x0 64 false");
+        assert_eq!((*region).access, 0);
+        rig.kernel.fail_next(libc::EINVAL);
+        assert_eq!(mr::rereg_mr(region, translation, ptr::null_mut(), address, 1, 0), libc::EINVAL);
+
+        let mut list = [10, 20].map(|length| ibv_sge { length, ..Default::default() });
+        let advice = IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE;
+        let flush = IB_UVERBS_ADVISE_MR_FLAG_FLUSH;
+        assert_eq!(mr::advise_mr(rig.pd, advice, flush, list.as_mut_ptr(), 2), 0);
+        assert_eq!(rig.kernel.asked(), "1 1 [10, 20]");
+        rig.kernel.fail_next(libc::EFAULT);
+        assert_eq!(mr::advise_mr(rig.pd, advice, 0, list.as_mut_ptr(), 1), libc::EFAULT);
+        assert_eq!(mr::dereg_mr(region), 0);
+    }
+}
+
+#[test]
 fn the_device_tells_its_version() {
     let (_kernel, context) = open();
     let mut attr = ibv_device_attr_ex::default();
