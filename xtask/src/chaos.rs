@@ -14,27 +14,27 @@ use vnic_testbed::report::table::Style;
 const ABOUT: &str = "\
 Disturb registered memory in two guests under traffic, and look for wrong bytes.
 
-Two guests on one vNIC daemon write, read, send and count in each other's memory, in both directions,
-over several queue pairs, with sizes and alignments that change. Nothing is pinned. Meanwhile each
-case does one thing to that memory that a kernel can do: throw it away, swap it, move it, merge it,
-split it, take its permissions, its node or its very module away. Programs know every byte that they
-must find, and compare it. A case passes only if the kernel's own counters show that the disturbance
-happened, and no byte was wrong, no completion lost, nothing pinned, no object left and no kernel
+Two guests on one vNIC daemon write, read, send and count in each other's memory, in both directions, \
+over several queue pairs, with sizes and alignments that change. Nothing is pinned. Meanwhile each \
+case does one thing to that memory that a kernel can do: throw it away, swap it, move it, merge it, \
+split it, take its permissions, its node or its very module away. Programs know every byte that they \
+must find, and compare it. A case passes only if the kernel's own counters show that the disturbance \
+happened, and no byte was wrong, no completion lost, nothing pinned, no object left and no kernel \
 complained.";
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask chaos                                every case with both kernels, about half an hour
-  cargo xtask chaos --list                         what the cases are
-  cargo xtask chaos swap fork --kernel 7.3         `swap` is swap-zram and swap-disk
-  cargo xtask chaos together --seconds 60          everything at once
-  cargo xtask chaos overcommit                     a buffer four times as large as the guests' memory
+  cargo xtask chaos                              every case with both kernels, about half an hour
+  cargo xtask chaos --list                       what the cases are
+  cargo xtask chaos swap fork --kernel 7.3       `swap` is swap-zram and swap-disk
+  cargo xtask chaos together --seconds 60        everything at once
+  cargo xtask chaos overcommit                   a buffer four times the size of a guest's memory
   cargo xtask chaos numa --json | jq '.cases[] | [.kernel, .invalidations, .wrong_bytes]'
 
-The report stays in target/chaos/report.json and report.md. When a case fails, so does the command in
-the end; what programs, kernels and daemon said is in target/chaos/logs/CASE-KERNEL. Free pages of the
-guests hold a pattern that is checked when they are used again (page_poison=1), so that a write into
-memory that was given back is a complaint of the kernel.";
+The report stays in target/chaos/report.json and report.md. When a case fails, so does the command \
+in the end; what programs, kernels and daemon said is in target/chaos/logs/CASE-KERNEL. Free pages \
+of the guests hold a pattern that is checked when they are used again (page_poison=1), so that a \
+write into memory that was given back is a complaint of the kernel.";
 
 /// What to run.
 #[derive(clap::Args)]

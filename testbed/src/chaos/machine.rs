@@ -103,6 +103,7 @@ impl Machines {
 fn ready(guest: &Guest, shape: Shape) -> Result<()> {
     let mut script = format!(
         "set -e\n\
+         dmesg | grep -q 'PAGE_POISONING is on'\n\
          mount -t cgroup2 none /sys/fs/cgroup\n\
          echo +memory +cpuset >/sys/fs/cgroup/cgroup.subtree_control\n\
          mkdir {GROUP}\n\
