@@ -18,7 +18,7 @@ const PROGRAM: Program = Program { qps: 2, mib: 8, ..Program::of("anon") };
 const LIFE: Duration = Duration::from_secs(1);
 
 /// Pairs that run at a time: one spends most of its time with starting and ending.
-pub(super) const PAIRS: u64 = 2;
+pub(super) const PAIRS: u64 = 3;
 
 /// The other one would go on for this long.
 const LIMIT: Duration = Duration::from_secs(90);
