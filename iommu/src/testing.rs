@@ -2,6 +2,8 @@
 //! A guest's memory management in miniature: real page tables in guest RAM, for tests and for guests
 //! that are processes.
 
+pub mod translations;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -8,10 +8,12 @@
 //! - [`workload`] runs programs between them and reads what they print.
 //! - [`suite`] runs all of them as [`measure`] says, and [`report`] tells what came of it.
 //! - [`chaos`] disturbs the memory of two guests under traffic, and looks for wrong bytes.
+//! - [`bench`] measures what single operations of the device cost.
 //! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
 
+pub mod bench;
 pub mod chaos;
 pub mod complaint;
 pub mod counters;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Developer commands of the Tongtu vNIC: `cargo xtask <command>`.
 
+mod bench;
 mod chaos;
 mod ci;
 mod driver;
@@ -31,6 +32,8 @@ enum Command {
     /// Boot two guests on one vNIC daemon and compare vNIC, rxe and TCP
     Testbed(testbed::Args),
     Chaos(chaos::Args),
+    /// Measure what single operations of the device cost
+    Bench(bench::Args),
     /// Run every test: unit, process guests, virtual machines, model checks
     Test(test::Args),
     /// Build the guest kernel module for the guest kernels
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Testbed(args) => testbed::run(args),
         Command::Chaos(args) => chaos::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Kmod(args) => driver::kmod(&args),
         Command::Provider => driver::provider(),

@@ -79,13 +79,11 @@ impl Environment {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             commit: git(&["rev-parse", "HEAD"]).unwrap_or_else(|| UNKNOWN.into()),
             modified: git(&["status", "--porcelain", "--untracked-files=no"]).is_some(),
-            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| UNKNOWN.into()),
+            cpu: cpu(),
             cores: thread::available_parallelism().map_or(1, usize::from),
-            memory_mib: field("/proc/meminfo", "MemTotal")
-                .and_then(|text| mebibytes(&text))
-                .unwrap_or(0),
+            memory_mib: memory_mib(),
             host: os_name(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
-            host_kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            host_kernel: kernel(),
             accelerator: accelerator.to_string(),
             accelerator_reason: reason(accelerator).into(),
             qemu: provision.qemu.version.clone(),
@@ -123,6 +121,21 @@ impl Environment {
         lines.extend(self.packages.iter().map(|(name, version)| (name.clone(), version.clone())));
         lines
     }
+}
+
+/// Model of the host's processor.
+pub(crate) fn cpu() -> String {
+    field("/proc/cpuinfo", "model name").unwrap_or_else(|| UNKNOWN.into())
+}
+
+/// Memory of the host in MiB; 0 if it does not tell.
+pub(crate) fn memory_mib() -> u64 {
+    field("/proc/meminfo", "MemTotal").and_then(|text| mebibytes(&text)).unwrap_or(0)
+}
+
+/// Release of the host's kernel.
+pub(crate) fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn reason(accelerator: Accelerator) -> &'static str {

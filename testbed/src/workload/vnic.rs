@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::rdma::{Device, wait_until_ready};
 use crate::{
     error::Result,
+    guest::Guest,
     topology::{ADDRESSES, Pair},
 };
 
@@ -23,12 +24,16 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// When the module does not load, or the device does not become active.
 pub fn set_up(pair: &Pair) -> Result<[Device; 2]> {
     let [left, right] = pair.guests();
-    let devices = [(left, ADDRESSES[0]), (right, ADDRESSES[1])].map(|(guest, address)| {
-        guest.run(["modprobe", MODULE], LIMIT)?;
-        wait_until_ready(guest, NAME, address, LIMIT)
-    });
-    let [left, right] = devices;
-    Ok([left?, right?])
+    Ok([set_up_one(left, ADDRESSES[0])?, set_up_one(right, ADDRESSES[1])?])
+}
+
+/// As [`set_up`], in a single guest that has this IPv4 address.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn set_up_one(guest: &Guest, address: &str) -> Result<Device> {
+    guest.run(["modprobe", MODULE], LIMIT)?;
+    wait_until_ready(guest, NAME, address, LIMIT)
 }
 
 /// Unloads the module of both guests.

@@ -3,6 +3,7 @@
 //!
 //! One test program for all of it, since each one links the whole testbed.
 
+mod bench_memory;
 mod common;
 mod hostile;
 mod hostile_rings;

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a bench found, for programs.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Findings, machine::Machine, sample::Figure};
+use crate::error::{Doing, Result};
+
+/// Version of the shape of [`Report`]. Raised when a reader of the old shape would fail.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that a run of a bench found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Name of the bench.
+    pub bench: String,
+    /// Whether it was cut short on request, so that its figures say less.
+    pub quick: bool,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Figures.
+    pub rows: Vec<Row>,
+    /// Goals.
+    pub verdicts: Vec<Verdict>,
+    /// What a reader has to know.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// One figure, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Where it was measured; set by [`run`](super::run).
+    pub lane: String,
+    /// What was measured.
+    pub subject: String,
+    /// The case of it.
+    pub case: String,
+    /// Over which device, where more than one is measured; else empty.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub device: String,
+    /// The figure.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub figure: Option<Figure>,
+    /// Why there is no figure.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub missing: Option<String>,
+    /// What it is compared with, in the same rounds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub compared: Option<Compared>,
+}
+
+/// A ratio to another row of the same subject.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// How many times the other one.
+    pub times: f64,
+    /// The other one.
+    pub with: String,
+}
+
+impl Row {
+    /// A row with a figure; without samples, it says so.
+    pub fn new(subject: &str, case: impl Into<String>, figure: Option<Figure>) -> Self {
+        Self {
+            lane: String::new(),
+            subject: subject.into(),
+            case: case.into(),
+            device: String::new(),
+            figure,
+            missing: figure.is_none().then(|| "no samples".into()),
+            compared: None,
+        }
+    }
+
+    /// Says over which device it was.
+    #[must_use]
+    pub fn over(mut self, device: &str) -> Self {
+        self.device = device.into();
+        self
+    }
+
+    /// Adds a ratio, if there is one.
+    #[must_use]
+    pub fn times(mut self, times: Option<f64>, with: &str) -> Self {
+        self.compared = times.map(|times| Compared { times, with: with.into() });
+        self
+    }
+
+    /// Says why there is no figure.
+    #[must_use]
+    pub fn missing(mut self, why: impl Into<String>) -> Self {
+        self.missing = Some(why.into());
+        self
+    }
+}
+
+/// A goal that a figure met or missed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Where it was measured; set by [`run`](super::run).
+    pub lane: String,
+    /// The goal, in words that name the number.
+    pub goal: String,
+    /// The number; `None` if it could not be had, and then the goal is missed.
+    pub found: Option<f64>,
+    /// Its bound.
+    pub limit: f64,
+    /// Whether the number depends on times, so that a busy machine may spoil it.
+    #[serde(default)]
+    pub timed: bool,
+    /// Whether the bound is the least that will do; else it is the most.
+    #[serde(default)]
+    pub at_least: bool,
+    /// Whether the goal is met.
+    pub met: bool,
+}
+
+impl Verdict {
+    /// Met by a number of `limit` or less.
+    pub fn at_most(goal: impl Into<String>, found: Option<f64>, limit: f64) -> Self {
+        Self::new(goal.into(), found, limit, false)
+    }
+
+    /// Met by a number of `limit` or more.
+    pub fn at_least(goal: impl Into<String>, found: Option<f64>, limit: f64) -> Self {
+        Self::new(goal.into(), found, limit, true)
+    }
+
+    fn new(goal: String, found: Option<f64>, limit: f64, at_least: bool) -> Self {
+        let lane = String::new();
+        let mut verdict = Self { lane, goal, found, limit, timed: false, at_least, met: false };
+        verdict.met = verdict.met_within(1.0);
+        verdict
+    }
+
+    /// Says that the number depends on times.
+    #[must_use]
+    pub fn timed(mut self) -> Self {
+        self.timed = true;
+        self
+    }
+
+    /// Whether the goal is met, or missed by a factor of less than `slack` where times decide. For
+    /// tests, which others disturb: what is only counted has to be right there too.
+    pub fn met_within(&self, slack: f64) -> bool {
+        let slack = if self.timed { slack } else { 1.0 };
+        self.found.is_some_and(|found| {
+            if self.at_least { found >= self.limit / slack } else { found <= self.limit * slack }
+        })
+    }
+}
+
+impl Report {
+    /// A report of `findings`.
+    pub fn new(bench: &str, quick: bool, machine: Machine, findings: Findings) -> Self {
+        let Findings { rows, verdicts, notes } = findings;
+        Self {
+            schema: SCHEMA,
+            bench: bench.into(),
+            quick,
+            machine,
+            rows,
+            verdicts,
+            notes,
+            seconds: 0.0,
+        }
+    }
+
+    /// Goals that were missed.
+    pub fn missed(&self) -> impl Iterator<Item = &Verdict> {
+        self.verdicts.iter().filter(|verdict| !verdict.met)
+    }
+
+    /// The serialised form.
+    ///
+    /// # Errors
+    /// None in practice: every part of a report can be serialised.
+    pub fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self).doing(|| "serialise the report".into())? + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_could_not_be_had_meets_no_goal() {
+        assert!(!Verdict::at_most("", None, 1.5).met && !Verdict::at_least("", None, 1.5).met);
+        assert!(!Verdict::at_most("", Some(f64::NAN), 1.5).met);
+        assert!(
+            Verdict::at_most("", Some(1.5), 1.5).met && !Verdict::at_most("", Some(1.6), 1.5).met
+        );
+        assert!(Verdict::at_least("", Some(2.0), 1.5).met);
+        assert!(!Verdict::at_least("", Some(1.0), 1.5).met);
+    }
+
+    #[test]
+    fn a_busy_machine_excuses_only_times() {
+        let (count, time) =
+            (Verdict::at_most("", Some(3.0), 2.0), Verdict::at_most("", Some(3.0), 2.0).timed());
+        assert!(
+            !count.met_within(2.0) && time.met_within(2.0) && !time.met && !time.met_within(1.2)
+        );
+        assert!(Verdict::at_least("", Some(1.0), 1.5).timed().met_within(2.0));
+        assert!(!Verdict::at_least("", None, 1.5).timed().met_within(2.0));
+    }
+}
