@@ -116,6 +116,16 @@ impl AddressSpace {
         self.table.as_ref().map(|table| &table.invalidation)
     }
 
+    /// Whether `va` can most likely be accessed without a page request: a hint for looking ahead,
+    /// which leaves no mark in the table. Ask inside a burst, as for every look at the table.
+    pub fn peek(&self, va: Gva, access: Access) -> bool {
+        let ram = self.ram.load();
+        match &self.table {
+            Some(table) => table.mode.peek(&ram, table.root, va, access),
+            None => ram.contains(Gpa(va.0), 1),
+        }
+    }
+
     /// One uncached walk. The answer is stale at once unless the caller is inside a burst; use
     /// [`Translator`](crate::translate::Translator) to access memory.
     ///

@@ -34,8 +34,12 @@ A configuration file:
   workers = 2
   control = \"/run/vnic/control.sock\"
 
-  [limits]               # of each port; all optional
+  [limits]                    # of each port; all optional
   max_qp = 1024
+  max_page_requests = 64      # unanswered by the guest; a process or a peer gets a share
+  page_request_rate = 100000  # per second, 0 for no limit
+  page_request_burst = 1000
+  page_timeout_ms = 30000     # then a request that waits for a page fails
 
   [[port]]
   name = \"vm0\"
@@ -54,8 +58,10 @@ Examples:
   vnic status --json | jq '.ports[] | select(.connected) | .objects'
 
 Columns: GUEST says whether a VM is connected, DRIVER whether its driver has started the device; PASID
-to QP count what the guest holds now; FAULTS is page requests outstanding/so far; SENDS and BYTES
-count since the driver started.";
+to QP count what the guest holds now; FAULTS is page requests outstanding/so far; MERGED is waits for a page
+that was asked for already, AHEAD pages asked for before they were needed, DEFER waits that the budget
+of page requests put off. All but the first number of FAULTS count since the driver started, as do SENDS
+and BYTES.";
 
 /// Tongtu vNIC: a virtual RDMA NIC for QEMU guests.
 ///

@@ -15,6 +15,7 @@ use vnic::port::{Limits, PortConfig};
 struct File {
     workers: Option<usize>,
     control: Option<PathBuf>,
+    fault_batching: Option<bool>,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -45,6 +46,8 @@ pub struct Config {
     pub workers: Option<usize>,
     /// Path of the control socket, if said.
     pub control: Option<PathBuf>,
+    /// Whether to ask for many pages at once, if said.
+    pub fault_batching: Option<bool>,
     /// The ports; at least one.
     pub ports: Vec<PortSpec>,
 }
@@ -74,7 +77,8 @@ impl Config {
             "there is no port to serve: give --socket PATH, --port SPEC or a [[port]] in the file"
         );
         check_unique(&ports)?;
-        Ok(Self { workers: file.workers, control: file.control, ports })
+        let File { workers, control, fault_batching, .. } = file;
+        Ok(Self { workers, control, fault_batching, ports })
     }
 }
 
@@ -134,6 +138,13 @@ fn check_limits(limits: &Limits) -> anyhow::Result<()> {
         ensure!(depth.is_power_of_two(), "limits.{name} = {depth} is not a power of two");
     }
     ensure!(limits.max_mr_size != 0, "limits.max_mr_size = 0 leaves no room for any region");
+    for (name, value, least) in [
+        ("max_page_requests", limits.max_page_requests, 2),
+        ("page_request_burst", limits.page_request_burst, 1),
+        ("page_timeout_ms", limits.page_timeout_ms, 1),
+    ] {
+        ensure!(value >= least, "limits.{name} = {value} is too small: choose at least {least}");
+    }
     Ok(())
 }
 

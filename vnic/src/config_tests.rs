@@ -58,6 +58,9 @@ fn mistakes_are_named() {
     insta::assert_snapshot!(message(""), @r"there is no port to serve: give --socket PATH, --port SPEC or a [[port]] in the file");
     insta::assert_snapshot!(message("[limits]\nmax_sq_depth = 100\n"), @r"limits.max_sq_depth = 100 is not a power of two");
     insta::assert_snapshot!(message("[limits]\nmax_mr_size = 0\n"), @r"limits.max_mr_size = 0 leaves no room for any region");
+    insta::assert_snapshot!(message("[limits]\nmax_page_requests = 1\n"), @r"limits.max_page_requests = 1 is too small: choose at least 2");
+    insta::assert_snapshot!(message("[limits]\npage_request_burst = 0\n"), @r"limits.page_request_burst = 0 is too small: choose at least 1");
+    insta::assert_snapshot!(message("[limits]\npage_timeout_ms = 0\n"), @r"limits.page_timeout_ms = 0 is too small: choose at least 1");
     insta::assert_snapshot!(message("[[port]]\nsocket = '/a'\nmac = '52:54:00:00:00'\n"), @r#"port a: "52:54:00:00:00" is not a MAC address such as 52:54:00:12:34:56"#);
     insta::assert_snapshot!(message("[[port]]\nsocket = '/a'\nmac = '01:54:00:00:00:00'\n"), @r"port a: MAC address 01:54:00:00:00:00 is a multicast address; a device has a unicast one");
     insta::assert_snapshot!(message("[[port]]\nsocket = '/a'\nname = ''\n"), @r#""" is not a name for a port: 1 to 64 printable characters"#);

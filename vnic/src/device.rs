@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The whole NIC: its workers, its ports, and the registries by which ports find each other.
 
-use crate::engine::wait::PageAnswer;
+use crate::engine::wait::Word;
 use crate::engine::worker::{self, Handle};
 use crate::object::ctx::Ctx;
 use crate::object::gid::GidRegistry;
@@ -9,14 +9,16 @@ use crate::object::qp::Qp;
 use crate::port::{Port, PortConfig, PortEvents};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use vnic_abi::epoch::EPOCH_SLOTS;
 use vnic_iommu::addr::Gva;
+use vnic_iommu::fault::Waiter;
 use vnic_iommu::memory::GuestRam;
 use vnic_iommu::quiesce::Grace;
+use vnic_iommu::walk::Access;
 
 /// Settings of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +30,15 @@ pub struct DeviceConfig {
     /// Bytes that one queue pair may move before others have their turn; also what bounds the time
     /// that an invalidation in a guest waits.
     pub chunk: u64,
+    /// Ask for all pages that a request will miss at once, and for more ahead of requests that come
+    /// in order. Without it every missing page is asked for by itself, when it is needed: of use to
+    /// measure the difference.
+    pub fault_batching: bool,
 }
 
 impl Default for DeviceConfig {
     fn default() -> Self {
-        Self { workers: 1, spin: Duration::from_micros(50), chunk: 64 << 10 }
+        Self { workers: 1, spin: Duration::from_micros(50), chunk: 64 << 10, fault_batching: true }
     }
 }
 
@@ -61,6 +67,8 @@ pub struct Device {
     ports: Mutex<Vec<Weak<Port>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next_worker: AtomicUsize,
+    /// Number of the next wait for a page.
+    next_wait: AtomicU64,
     /// Sessions that have not ended, by number.
     sessions: Mutex<HashSet<u64>>,
 }
@@ -77,6 +85,7 @@ impl Device {
             ports: Mutex::default(),
             threads: Mutex::default(),
             next_worker: AtomicUsize::new(0),
+            next_wait: AtomicU64::new(0),
             sessions: Mutex::default(),
         })
     }
@@ -208,21 +217,28 @@ impl Device {
         self.handles[qp.pd.ctx.worker].push(qp.clone());
     }
 
-    /// Lets queue pairs try again that waited for pages. `denied` is the page that could not be had.
-    pub(crate) fn answer_all(&self, waiters: Vec<u64>, denied: Option<Gva>) {
+    /// A number that no other wait has.
+    pub(crate) fn next_wait(&self) -> u64 {
+        // Relaxed: only uniqueness matters.
+        self.next_wait.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Lets queue pairs try again that waited for pages. `denied` is the page, and the access, that
+    /// could not be had.
+    pub(crate) fn answer_all(&self, waiters: &[Waiter], denied: Option<(Gva, Access)>) {
         for waiter in waiters {
-            let qp = u32::try_from(waiter)
-                .ok()
-                .and_then(|qpn| self.qpns.read().get(&qpn).and_then(Weak::upgrade));
-            if let Some(qp) = qp {
-                *qp.page_answer.lock() = Some(PageAnswer { denied });
-                self.schedule(&qp);
-            }
+            self.tell(waiter.who, Some(Word::Pages { wait: waiter.wait, denied }));
         }
     }
 
-    /// Lets queue pairs try again, with no word about why.
-    pub(crate) fn resume_all(&self, waiters: Vec<u64>) {
-        self.answer_all(waiters, None);
+    /// Lets a queue pair look again, with a word about why if there is one.
+    pub(crate) fn tell(&self, qpn: u32, word: Option<Word>) {
+        let qp = self.qpns.read().get(&qpn).and_then(Weak::upgrade);
+        if let Some(qp) = qp {
+            if word.is_some() {
+                *qp.word.lock() = word;
+            }
+            self.schedule(&qp);
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod device;
 pub mod engine;
 pub mod fabric;
 pub mod object;
+pub mod pages;
 pub mod port;
 pub mod ring;
 pub mod session;

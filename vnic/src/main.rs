@@ -56,6 +56,9 @@ fn serve(run: &cli::Run) -> anyhow::Result<()> {
     if let Some(workers) = run.workers.or(config.workers) {
         settings.workers = workers;
     }
+    if let Some(batching) = config.fault_batching {
+        settings.fault_batching = batching;
+    }
     let device = Device::start(settings).context("cannot start the device")?;
     let served = listen(&device, config.ports, &control).and_then(|listening| {
         if run.ready {

@@ -5,11 +5,13 @@ use crate::device::Device;
 pub use crate::object::cq::CqParams;
 pub use crate::object::mr::{MrChange, MrKeys, MrParams, Window};
 pub use crate::object::qp::{QpCreated, QpParams};
+use crate::pages::PageCounters;
 use crate::session::Session;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use vnic_abi::config::{Config, Features, MAGIC};
 use vnic_abi::ctrl::{Counters, GidType, PagingMode, QpAttr, QpAttrMask};
 use vnic_abi::event::{Event, PageRequest, PageResponseCode};
@@ -17,6 +19,7 @@ use vnic_abi::status::Status;
 use vnic_abi::wqe::{RECV_WQE_PAYLOAD, SEND_WQE_PAYLOAD, WQE_STRIDE_MAX};
 use vnic_abi::{ABI_VERSION, U32};
 use vnic_iommu::addr::Gpa;
+use vnic_iommu::fault::Limits as FaultLimits;
 use vnic_iommu::live::LiveRam;
 use vnic_iommu::memory::GuestRam;
 use vnic_iommu::quiesce::GuestPage;
@@ -62,6 +65,18 @@ pub struct Limits {
     /// TiB, is more than anybody maps, and less than what lies between a program with its heap and its
     /// libraries and stack, as Linux arranges a process of 47 bits: no key covers both.
     pub max_mr_size: u64,
+    /// Page requests that wait for the guest's answer at one time, at least 2. The guest's driver
+    /// serves 64 at a time; with more, one process's could hold up another's. Each process of the
+    /// guest gets as many as are still free, so that one alone has half of them; other guests share
+    /// one half in the same way.
+    pub max_page_requests: u32,
+    /// Page requests per second, 0 for no limit.
+    pub page_request_rate: u32,
+    /// Page requests at once after a time with fewer than the rate, at least 1.
+    pub page_request_burst: u32,
+    /// Milliseconds that a queue pair waits for a page of this guest without moving a byte, at least
+    /// 1. Swapping may take long, and so may the budget's turn to come.
+    pub page_timeout_ms: u32,
 }
 
 impl Default for Limits {
@@ -79,7 +94,27 @@ impl Default for Limits {
             max_rd_atomic: 16,
             max_ring_pages: 1 << 20,
             max_mr_size: 1 << 44,
+            max_page_requests: 64,
+            page_request_rate: 100_000,
+            page_request_burst: 1000,
+            page_timeout_ms: 30_000,
         }
+    }
+}
+
+impl Limits {
+    /// The budget of page requests.
+    pub fn page_requests(&self) -> FaultLimits {
+        FaultLimits {
+            requests: self.max_page_requests as usize,
+            rate: self.page_request_rate,
+            burst: self.page_request_burst,
+        }
+    }
+
+    /// How long a queue pair waits for a page.
+    pub fn page_timeout(&self) -> Duration {
+        Duration::from_millis(self.page_timeout_ms.into())
     }
 }
 
@@ -323,6 +358,11 @@ impl Port {
     /// What the driver holds.
     pub fn counters(&self) -> Counters {
         self.session().map(|session| session.counters()).unwrap_or_default()
+    }
+
+    /// What became of page requests. All zero without a driver.
+    pub fn page_counters(&self) -> PageCounters {
+        self.session().map(|session| session.page_counters()).unwrap_or_default()
     }
 
     /// Whether a driver has started the device.

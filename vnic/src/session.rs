@@ -19,16 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vnic_abi::config::Features;
 use vnic_abi::ctrl::Counters;
-use vnic_abi::event::{PageAccess, PageRequest, PageResponseCode};
-use vnic_abi::status::Status;
-use vnic_iommu::addr::Gva;
-use vnic_iommu::fault::{Limits as FaultLimits, Outcome, PageRequestTable};
+use vnic_iommu::fault::PageRequestTable;
 use vnic_iommu::live::LiveRam;
 use vnic_iommu::quiesce::GuestPage;
-use vnic_iommu::walk::Access;
-
-/// Page requests that wait for a guest at one time.
-const MAX_PAGE_REQUESTS: usize = 256;
 
 /// Source of [`Session::uid`]. Relaxed throughout: only uniqueness matters.
 static NEXT_UID: AtomicU64 = AtomicU64::new(1);
@@ -84,8 +77,10 @@ pub struct Session {
     pub gids: Mutex<Vec<Option<Gid>>>,
     /// Pages that its rings may still have.
     pub ring_pages: Arc<PageBudget>,
-    /// Page requests that the guest has not answered.
+    /// Page requests that the guest has not answered, and wishes for more.
     pub page_requests: Mutex<PageRequestTable>,
+    /// Waits for this guest's pages that were given up.
+    pub late_pages: AtomicU64,
     /// Statistics.
     pub work: Work,
 }
@@ -107,7 +102,6 @@ impl Session {
         epoch_page: GuestPage,
     ) -> Arc<Self> {
         let limits = config.limits;
-        let waiters = limits.max_qp as usize;
         // Relaxed: see `NEXT_UID`.
         let uid = NEXT_UID.fetch_add(1, Ordering::Relaxed);
         device.session_began(uid);
@@ -129,10 +123,8 @@ impl Session {
             qps: Mutex::new(HashMap::new()),
             gids: Mutex::new(vec![None; limits.max_gid as usize]),
             ring_pages: PageBudget::new(limits.max_ring_pages),
-            page_requests: Mutex::new(PageRequestTable::new(FaultLimits {
-                requests: MAX_PAGE_REQUESTS,
-                waiters: waiters.saturating_mul(2),
-            })),
+            page_requests: Mutex::new(PageRequestTable::new(limits.page_requests())),
+            late_pages: AtomicU64::new(0),
             work: Work::default(),
         })
     }
@@ -151,56 +143,6 @@ impl Session {
         }
         self.device.session_ended(self.uid);
         self.device.grace().synchronize();
-    }
-
-    /// Asks the guest for pages on behalf of `waiter`. `false` if the guest has too many requests
-    /// open already; try again later.
-    pub fn request_pages(
-        &self,
-        pasid: u32,
-        va: Gva,
-        len: u64,
-        access: Access,
-        waiter: u64,
-    ) -> bool {
-        let outcome = self.page_requests.lock().request(pasid, va, len, access, waiter);
-        match outcome {
-            Outcome::New(request) => {
-                let access = match request.access {
-                    Access::Read => PageAccess::READ,
-                    Access::Write => PageAccess::READ | PageAccess::WRITE,
-                };
-                self.up.page_request(PageRequest {
-                    id: request.id.into(),
-                    pasid: request.pasid.into(),
-                    start: request.start.0.into(),
-                    length: request.len.into(),
-                    access: access.bits().into(),
-                    reserved: 0.into(),
-                });
-                true
-            }
-            Outcome::Merged(_) => true,
-            Outcome::Full => false,
-        }
-    }
-
-    /// Takes the guest's answer to a page request.
-    ///
-    /// # Errors
-    ///
-    /// `BadHandle` if no such request waits, `BadAttribute` for an unknown code.
-    pub fn page_response(&self, id: u32, code: PageResponseCode) -> Result<(), Status> {
-        if code.name().is_none() {
-            return Err(Status::BadAttribute);
-        }
-        let mut requests = self.page_requests.lock();
-        let start = requests.get(id).map(|request| request.start);
-        let waiters = requests.complete(id).ok_or(Status::BadHandle)?;
-        drop(requests);
-        let denied = start.filter(|_| code != PageResponseCode::Success);
-        self.device.answer_all(waiters, denied);
-        Ok(())
     }
 
     /// What the driver holds, and what was done for it.
@@ -230,7 +172,7 @@ pub mod testing {
     use crate::device::DeviceConfig;
     use crate::object::cq::CqParams;
     use crate::object::qp::QpParams;
-    use vnic_abi::event::Event;
+    use vnic_abi::event::{Event, PageRequest};
     use vnic_iommu::addr::Gpa;
     use vnic_iommu::memory::GuestRam;
 

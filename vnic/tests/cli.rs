@@ -89,9 +89,9 @@ fn a_daemon_serves_reports_and_ends_cleanly() {
     let table = run(&["status", "--socket", &control]);
     let table = String::from_utf8(table.stdout).unwrap();
     insta::assert_snapshot!(table.replace(dir.path().to_str().unwrap(), "DIR"), @r"
-    PORT    NETWORK  GUEST  DRIVER  PASID  CTX  PD  MR  CQ  QP  FAULTS  SENDS  BYTES  SOCKET
-    a       default  -      -       0      0    0   0   0   0   0/0     0      0      DIR/a.sock
-    second  blue     -      -       0      0    0   0   0   0   0/0     0      0      DIR/b.sock
+    PORT    NETWORK  GUEST  DRIVER  PASID  CTX  PD  MR  CQ  QP  FAULTS  MERGED  AHEAD  DEFER  SENDS  BYTES  SOCKET
+    a       default  -      -       0      0    0   0   0   0   0/0     0       0      0      0      0      DIR/a.sock
+    second  blue     -      -       0      0    0   0   0   0   0/0     0       0      0      0      0      DIR/b.sock
     ");
     let json = run(&["status", "--socket", &control, "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();

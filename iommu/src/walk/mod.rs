@@ -138,6 +138,9 @@ pub trait PageTableFormat {
     /// touches nothing outside `ram`.
     fn walk(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> Result<Leaf, Fault>;
 
+    /// Whether [`walk`](Self::walk) would most likely succeed now. Changes nothing.
+    fn peek(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> bool;
+
     /// Whether `root` can be the root of a table: aligned and without stray bits. It says nothing of
     /// whether the root is in RAM.
     fn is_valid_root(&self, root: Gpa) -> bool;

@@ -70,6 +70,10 @@ impl PageTableFormat for PagingMode {
         walk(ram, root, *self, va, access)
     }
 
+    fn peek(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> bool {
+        peek(ram, root, *self, va, access)
+    }
+
     fn is_valid_root(&self, root: Gpa) -> bool {
         root.0 & !ADDRESS_MASK == 0
     }
@@ -111,6 +115,12 @@ pub fn walk(
         }
     }
     Err(Fault::Unstable)
+}
+
+/// Whether a walk for `access` would find a translation now, without marking anything.
+pub fn peek(ram: &GuestRam, root: Gpa, mode: PagingMode, va: Gva, access: Access) -> bool {
+    va.is_canonical_user(mode)
+        && find_leaf(ram, root, mode, va).is_ok_and(|found| found.writable || !access.is_write())
 }
 
 /// A leaf as it was read, and where it was read.

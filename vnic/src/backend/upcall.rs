@@ -38,12 +38,12 @@ impl Upcalls {
     /// gets the event, so one tells what two would. The backlog therefore holds no more than each
     /// object's kinds of events: two for a completion queue, five for a queue pair, one for a
     /// context. Nothing can be lost, and neither a driver that posts no buffers nor one that re-arms
-    /// without looking grows it. Page requests are bounded by the queue pairs, which park with one
-    /// as requester and one as responder.
+    /// without looking grows it. Page requests are bounded by their
+    /// budget; those of address spaces that went away may still be here.
     pub fn new(port: &str, limits: &Limits) -> Self {
         let events =
             2 * limits.max_cq as usize + 5 * limits.max_qp as usize + limits.max_ctx as usize;
-        let requests = 2 * limits.max_qp as usize;
+        let requests = limits.max_page_requests as usize + 2 * limits.max_qp as usize;
         Self {
             events: Channel::new(port, "event", events, |event: &Event| {
                 (event.kind.get(), event.object.get(), event.cookie.get())

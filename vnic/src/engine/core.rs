@@ -5,6 +5,7 @@
 use crate::device::Device;
 use crate::engine::slots::Slots;
 use crate::engine::timer::Timers;
+use crate::fabric::ahead::Ahead;
 use crate::object::cq::Cq;
 use crate::object::qp::Qp;
 use std::sync::Arc;
@@ -66,17 +67,21 @@ pub struct Core {
     pub timers: Timers,
     /// Left for after the burst.
     pub later: Later,
+    /// What the request that stopped last will miss.
+    pub ahead: Ahead,
 }
 
 impl Core {
     /// For the worker of this index.
     pub fn new(device: Arc<Device>, worker: usize) -> Self {
+        let batching = device.config().fault_batching;
         Self {
             device,
             translator: Translator::default(),
             slots: Slots::new(worker),
             timers: Timers::default(),
             later: Later::default(),
+            ahead: Ahead::new(batching),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod requester;
 pub mod responder;
 pub mod schedule;
 pub mod slots;
+pub mod stream;
 pub mod timer;
 pub mod wait;
 pub mod worker;

@@ -8,15 +8,17 @@ pub use turn::run;
 use crate::engine::core::Core;
 use crate::engine::request::{Local, Op, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
-use crate::engine::wait::{Reason, Side, Wait};
+use crate::engine::stream::Stream;
+use crate::engine::wait::{Reason, Refusal, Side, Wait};
 use crate::fabric::local::{Advance, Missing, Transfer};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
 use crate::object::qp::attr::ack_timeout;
 use crate::port::MAX_MESSAGE;
 use crate::ring::sq::{Element, WorkRing};
+use crate::session::Session;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vnic_abi::config::Features;
 use vnic_abi::cqe::{Cqe, WcOpcode, WcStatus};
 use vnic_abi::ctrl::{QpAttr, QpState};
@@ -53,6 +55,12 @@ pub struct Requester {
     rnr_used: u8,
     timeouts: u8,
     page_tries: u32,
+    /// Since when the request in hand waits for pages without a byte of progress.
+    page_since: Option<Instant>,
+    /// Whose table of page requests may know this queue pair as a waiter.
+    asked: Weak<Session>,
+    /// Where requests walk, on the local and on the remote side.
+    streams: [Stream; 2],
     peer: Weak<Qp>,
     peer_connection: u32,
     /// The peer was looked up with the attributes of now.
@@ -89,22 +97,40 @@ impl Requester {
             rnr_used: 0,
             timeouts: 0,
             page_tries: 0,
+            page_since: None,
+            asked: Weak::new(),
+            streams: Default::default(),
             peer: Weak::new(),
             peer_connection: 0,
             peer_known: false,
         }
     }
 
-    /// Back to the RESET state.
-    pub fn reset(&mut self) {
+    /// Back to the RESET state, as the half of queue pair `qpn`.
+    pub fn reset(&mut self, qpn: u32) {
         self.ring.reset();
         self.current = None;
-        self.wait = Wait::Nothing;
+        self.stop_waiting(qpn);
+        self.streams.iter_mut().for_each(Stream::reset);
         self.keys.clear();
         self.peer = Weak::new();
         self.rnr_used = 0;
         self.timeouts = 0;
+        self.page_progress();
+    }
+
+    /// Waits for nothing any more, and lets nobody believe otherwise.
+    fn stop_waiting(&mut self, qpn: u32) {
+        self.wait = Wait::Nothing;
+        if let Some(session) = std::mem::take(&mut self.asked).upgrade() {
+            session.forget_page_waiter(qpn);
+        }
+    }
+
+    /// Pages came, or are not needed any more.
+    fn page_progress(&mut self) {
         self.page_tries = 0;
+        self.page_since = None;
     }
 
     /// Takes over attributes.
@@ -206,7 +232,7 @@ impl Requester {
         let Some(Current { request, .. }) = self.current.take() else { return };
         self.rnr_used = 0;
         self.timeouts = 0;
-        self.page_tries = 0;
+        self.page_progress();
         if status != WcStatus::Success || request.signaled || qp.sq_sig_all {
             let (id, opcode) = (request.wr_id, request.wc_opcode());
             self.complete(qp, id, opcode, status, request.total, core);
@@ -215,7 +241,7 @@ impl Requester {
 
     /// Requests end with errors until the ring is empty.
     fn flush(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
-        self.wait = Wait::Nothing;
+        self.stop_waiting(qp.qpn);
         self.finish(qp, WcStatus::WrFlushErr, core);
         let mut flushed = 0;
         while flushed < self.ring.depth() && self.ring.take(&qp.memory, &mut self.element) {
@@ -260,13 +286,12 @@ impl Requester {
         match reason {
             Reason::ReceiverNotReady => self.rnr_used = self.rnr_used.saturating_add(1),
             Reason::NoAnswer => self.timeouts = self.timeouts.saturating_add(1),
-            Reason::Pages => {}
         }
     }
 
     /// Works until the budget, the ring or something to wait for ends it.
-    fn work(&mut self, qp: &Arc<Qp>, core: &mut Core, denied: Option<Side>) -> (Pause, Step) {
-        let mut denied = denied;
+    fn work(&mut self, qp: &Arc<Qp>, core: &mut Core, refused: Option<Refusal>) -> (Pause, Step) {
+        let mut refused = refused;
         let mut step = Step::default();
         let budget = core.device.config().chunk;
         let (mut requests, mut bytes) = (0, 0);
@@ -309,12 +334,12 @@ impl Requester {
                     core,
                     &burst,
                     budget - bytes.min(budget),
-                    denied.take(),
+                    refused.take(),
                 );
                 let (advance, moved) = advance;
                 bytes += moved;
                 if moved != 0 {
-                    self.page_tries = 0;
+                    self.page_progress();
                     self.timeouts = 0;
                 }
                 match advance {
@@ -363,7 +388,7 @@ impl Requester {
         core: &mut Core,
         burst: &Burst<'_>,
         budget: u64,
-        denied: Option<Side>,
+        refused: Option<Refusal>,
     ) -> (Advance, u64) {
         let Some(Current { request, done }) = &mut self.current else {
             return (Advance::More, 0);
@@ -372,12 +397,21 @@ impl Requester {
             burst,
             translator: &mut core.translator,
             later: &mut core.later,
+            ahead: &mut core.ahead,
             budget,
             moved: 0,
         };
-        match denied {
-            Some(Side::Local) => return (Advance::Failed(WcStatus::LocProtErr), 0),
-            Some(Side::Remote) => return (transfer.refuse_page(request, peer, responder), 0),
+        match refused {
+            Some(Refusal::Denied(Side::Local) | Refusal::Late(Side::Local)) => {
+                return (Advance::Failed(WcStatus::LocProtErr), 0);
+            }
+            Some(Refusal::Denied(Side::Remote)) => {
+                return (transfer.refuse_page(request, peer, responder), 0);
+            }
+            // As from a responder that never answers: it is not at fault, and stays as it is.
+            Some(Refusal::Late(Side::Remote)) => {
+                return (Advance::Failed(WcStatus::RetryExcErr), 0);
+            }
             None => {}
         }
         let start = SEND_WQE_PAYLOAD as usize;

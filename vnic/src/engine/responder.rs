@@ -50,6 +50,8 @@ pub struct Target {
     pub space: Arc<Space>,
     /// First byte.
     pub start: Gva,
+    /// End of the region that allows it.
+    pub end: Gva,
 }
 
 /// The receiving half.
@@ -185,9 +187,9 @@ impl Responder {
             .keys
             .get(&qp.session.keys, remote.rkey)
             .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
-            .and_then(|mr| mr.check(remote.addr, len, right));
+            .and_then(|mr| Some((mr.check(remote.addr, len, right)?, mr.end())));
         match found {
-            Some(start) => Ok(Target { space: qp.pd.ctx.space.clone(), start }),
+            Some((start, end)) => Ok(Target { space: qp.pd.ctx.space.clone(), start, end }),
             None => {
                 fail(qp, EventKind::QpAccessError, later);
                 Err(Nak::RemoteAccess)

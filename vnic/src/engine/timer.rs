@@ -44,6 +44,8 @@ impl Ord for Entry {
 #[derive(Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<Entry>>,
+    /// There may be entries that mean nothing in front.
+    cancelled: bool,
 }
 
 impl Timers {
@@ -60,6 +62,13 @@ impl Timers {
         self.heap.push(Reverse(Entry { time, qp: Arc::downgrade(qp), serial }));
     }
 
+    /// Forgets the timer of `qp`, so that nobody looks at the clock for its sake.
+    pub fn cancel(&mut self, qp: &Qp) {
+        // Relaxed: see `Entry::valid`.
+        qp.timer.fetch_add(1, Ordering::Relaxed);
+        self.cancelled = true;
+    }
+
     /// Whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
@@ -72,6 +81,11 @@ impl Timers {
 
     /// Hands out every queue pair whose time has come.
     pub fn expire(&mut self, now: Instant, mut each: impl FnMut(Arc<Qp>)) {
+        if std::mem::take(&mut self.cancelled) {
+            while self.heap.peek().is_some_and(|Reverse(entry)| entry.valid().is_none()) {
+                self.heap.pop();
+            }
+        }
         while self.heap.peek().is_some_and(|Reverse(entry)| entry.time <= now) {
             if let Some(qp) = self.heap.pop().and_then(|Reverse(entry)| entry.valid()) {
                 each(qp);
@@ -100,5 +114,22 @@ mod tests {
         let mut calls = 0;
         timers.expire(hours, |_| calls += 1);
         assert_eq!(calls, 1, "only the last one counts");
+    }
+
+    #[test]
+    fn a_timer_that_was_cancelled_is_gone_at_the_next_look() {
+        let (session, pd) = session();
+        let (one, other) = (qp(&session, pd), qp(&session, pd));
+        let mut timers = Timers::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(10);
+        timers.at(later, &one);
+        timers.at(later + Duration::from_secs(1), &other);
+        timers.cancel(&one);
+        timers.expire(now, |_| panic!("nothing is due"));
+        assert_eq!(timers.heap.len(), 1);
+        timers.cancel(&other);
+        timers.expire(now, |_| panic!("nothing is due"));
+        assert!(timers.is_empty());
     }
 }

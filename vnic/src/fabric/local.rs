@@ -5,7 +5,9 @@ use crate::engine::copy::forward;
 use crate::engine::core::Later;
 use crate::engine::request::{Atomic, Local, Op, Remote, SendRequest};
 use crate::engine::responder::{Nak, Responder, Target, fail};
+use crate::engine::stream;
 use crate::engine::wait::Side;
+use crate::fabric::ahead::{Ahead, Needed};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
 use crate::object::space::Space;
@@ -16,14 +18,10 @@ use vnic_abi::config::Features;
 use vnic_abi::cqe::{WcOpcode, WcStatus};
 use vnic_abi::ctrl::AccessFlags;
 use vnic_abi::event::EventKind;
-use vnic_iommu::addr::{Gva, PAGE_SIZE};
+use vnic_iommu::addr::Gva;
 use vnic_iommu::quiesce::Burst;
 use vnic_iommu::translate::{HostChunk, Translator};
 use vnic_iommu::walk::Access;
-
-/// Bytes that one page request asks for, at most: enough to make a long transfer wait seldom, little
-/// enough not to fill the guest's memory before the first byte is used.
-const PREFETCH: u64 = 1 << 20;
 
 /// Where a transfer stopped for want of a page.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +30,10 @@ pub struct Missing {
     pub side: Side,
     /// First byte that is missing.
     pub va: Gva,
-    /// Bytes from there on that the transfer will need, as far as is worth asking for.
+    /// Bytes from there on that are worth asking for, since the transfer will need them.
     pub len: u64,
+    /// End of the region.
+    pub limit: Gva,
     /// What for.
     pub access: Access,
     /// Whether the guest's kernel may be able to provide it.
@@ -68,7 +68,7 @@ enum Bytes<'a> {
 /// A contiguous piece of one end.
 enum Piece<'a> {
     Held(&'a [u8]),
-    Mapped { space: &'a Arc<Space>, va: Gva, len: u64 },
+    Mapped { space: &'a Arc<Space>, va: Gva, len: u64, limit: Gva },
 }
 
 /// A key does not cover its range.
@@ -81,7 +81,7 @@ impl Bytes<'_> {
             Self::Held(bytes) => Ok(Piece::Held(bytes.get(offset as usize..).ok_or(BadKey)?)),
             Self::Range(target) => {
                 let va = Gva(target.start.0 + offset);
-                Ok(Piece::Mapped { space: &target.space, va, len: u64::MAX })
+                Ok(Piece::Mapped { space: &target.space, va, len: u64::MAX, limit: target.end })
             }
             Self::List { qp, list, keys, right } => {
                 let mut before = 0;
@@ -89,15 +89,17 @@ impl Bytes<'_> {
                     let length = u64::from(sge.length.get());
                     if offset < before + length {
                         // The whole range is checked, so that nothing moves before the error.
-                        let start = keys
+                        let (start, limit) = keys
                             .get(&qp.session.keys, sge.lkey.get())
                             .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
-                            .and_then(|mr| mr.check(sge.addr.get(), length, *right))
+                            .and_then(|mr| {
+                                Some((mr.check(sge.addr.get(), length, *right)?, mr.end()))
+                            })
                             .ok_or(BadKey)?;
                         let into = offset - before;
                         let va = Gva(start.0 + into);
                         let space = &qp.pd.ctx.space;
-                        return Ok(Piece::Mapped { space, va, len: length - into });
+                        return Ok(Piece::Mapped { space, va, len: length - into, limit });
                     }
                     before += length;
                 }
@@ -131,6 +133,8 @@ pub struct Transfer<'a, 'w> {
     pub translator: &'a mut Translator,
     /// Left for after the burst.
     pub later: &'a mut Later,
+    /// Other pages that the request will miss, to be asked for with the one that it waits for.
+    pub ahead: &'a mut Ahead,
     /// Bytes that may be moved before others have their turn.
     pub budget: u64,
     /// Bytes moved so far; the caller starts with 0.
@@ -311,10 +315,16 @@ impl<'a> Transfer<'a, '_> {
             match self.map(&piece, 1, Access::Write, Side::Local) {
                 Ok(Some(chunk)) => *byte = chunk.as_ptr(),
                 Ok(None) => return Advance::Failed(WcStatus::LocProtErr),
-                Err(missing) => return Advance::Missing(missing),
+                Err(missing) => {
+                    let (from, to) = (Bytes::Range(&target), local);
+                    let ends =
+                        [(to, Side::Local, Access::Write), (from, Side::Remote, Access::Write)];
+                    return Advance::Missing(self.look_ahead(missing, ends, 0, 8));
+                }
             }
         }
-        let word = Piece::Mapped { space: &target.space, va: target.start, len: 8 };
+        let word =
+            Piece::Mapped { space: &target.space, va: target.start, len: 8, limit: target.end };
         let chunk = match self.map(&word, 8, Access::Write, Side::Remote) {
             Ok(Some(chunk)) if chunk.len() == 8 && chunk.as_ptr().cast::<u64>().is_aligned() => {
                 chunk
@@ -381,6 +391,57 @@ impl<'a> Transfer<'a, '_> {
             Side::Local => Side::Remote,
             Side::Remote => Side::Local,
         };
+        match self.copy_pieces(&mut from, from_side, &mut to, to_side, total, done) {
+            Err(Stop::Page(missing)) => {
+                let ends = [(to, to_side, Access::Write), (from, from_side, Access::Read)];
+                Err(Stop::Page(self.look_ahead(missing, ends, *done, total)))
+            }
+            other => other,
+        }
+    }
+
+    /// What to ask for with a page that is missing: whatever else of the rest of the message is
+    /// missing on either side, in bounds. Pages are only looked at, not marked.
+    #[cold]
+    fn look_ahead(
+        &mut self,
+        missing: Missing,
+        ends: [(Bytes<'_>, Side, Access); 2],
+        done: u64,
+        total: u64,
+    ) -> Missing {
+        self.ahead.begin();
+        if !missing.recoverable || !self.ahead.enabled {
+            return missing;
+        }
+        let end = total.min(done + stream::MOST);
+        for (mut bytes, side, access) in ends {
+            let mut at = done;
+            while at < end {
+                let Ok(Piece::Mapped { space, va, len, limit }) = bytes.piece(at) else { break };
+                let len = len.min(end - at);
+                let needed = Needed { side, va, len, limit, access };
+                if !space.is_bound()
+                    || !self.ahead.look(needed, |page| space.table.peek(page, access))
+                {
+                    break;
+                }
+                at += len;
+            }
+        }
+        let len = self.ahead.take_first(missing.side, missing.va, missing.access);
+        Missing { len: len.unwrap_or(missing.len), ..missing }
+    }
+
+    fn copy_pieces(
+        &mut self,
+        from: &mut Bytes<'_>,
+        from_side: Side,
+        to: &mut Bytes<'_>,
+        to_side: Side,
+        total: u64,
+        done: &mut u64,
+    ) -> Result<bool, Stop> {
         while *done < total {
             if self.moved >= self.budget {
                 return Ok(false);
@@ -390,11 +451,9 @@ impl<'a> Transfer<'a, '_> {
             let dst = to.piece(*done).map_err(|BadKey| Stop::Key(to_side))?;
             let rest = (total - *done).min(src.len()).min(dst.len());
             let want = want.min(rest);
-            // What a page request should ask for: all that this pair of pieces will need.
-            let ahead = rest.min(PREFETCH);
             let dst = self
                 .map(&dst, want, Access::Write, to_side)
-                .map_err(|missing| Stop::Page(Missing { len: ahead, ..missing }))?
+                .map_err(Stop::Page)?
                 .ok_or(Stop::Key(to_side))?;
             let n = match &src {
                 Piece::Held(bytes) => {
@@ -410,7 +469,7 @@ impl<'a> Transfer<'a, '_> {
                 Piece::Mapped { .. } => {
                     let src = self
                         .map(&src, dst.len() as u64, Access::Read, from_side)
-                        .map_err(|missing| Stop::Page(Missing { len: ahead, ..missing }))?
+                        .map_err(Stop::Page)?
                         .ok_or(Stop::Key(from_side))?;
                     let n = src.len().min(dst.len());
                     #[allow(unsafe_code)] // reason: as above
@@ -438,7 +497,7 @@ impl<'a> Transfer<'a, '_> {
     where
         'a: 's,
     {
-        let Piece::Mapped { space, va, .. } = piece else { return Ok(None) };
+        let Piece::Mapped { space, va, limit, .. } = piece else { return Ok(None) };
         if !space.is_bound() {
             return Ok(None);
         }
@@ -448,7 +507,9 @@ impl<'a> Transfer<'a, '_> {
             |fault| Missing {
                 side,
                 va: *va,
-                len: len.min(PAGE_SIZE),
+                // One byte: the rest of the page is the next step's affair.
+                len: 1,
+                limit: *limit,
                 access,
                 recoverable: fault.is_recoverable(),
             },

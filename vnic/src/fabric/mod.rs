@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ways between a requester and its responder.
 
+pub mod ahead;
 pub mod local;

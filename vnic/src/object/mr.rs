@@ -91,6 +91,13 @@ impl Mr {
         // The sum cannot wrap: `start + length` was checked when the region was made.
         (fits && self.access.contains(access)).then(|| Gva(start + offset))
     }
+
+    /// The virtual address behind its last byte.
+    #[inline]
+    pub fn end(&self) -> Gva {
+        // Does not wrap, as above.
+        Gva(self.window.start + self.window.length)
+    }
 }
 
 /// Regions by key, and a version that tells caches when to look again.

@@ -77,7 +77,6 @@ impl Session {
     pub(crate) fn end_space(&self, space: &Arc<Space>) {
         space.unbind();
         self.device.grace().synchronize();
-        let waiters = self.page_requests.lock().cancel_pasid(space.table.pasid());
-        self.device.resume_all(waiters);
+        self.cancel_pages(space.table.pasid());
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::PortServer;
 use crate::device::Device;
+use crate::pages::PageCounters;
 use vnic_abi::ctrl::Counters;
 
 /// The whole daemon.
@@ -41,6 +42,9 @@ pub struct PortReport {
     pub driver: bool,
     /// What the guest holds and did. All zero without a driver.
     pub objects: Objects,
+    /// What became of page requests. All zero without a driver.
+    #[serde(default)]
+    pub pages: PageCounters,
 }
 
 /// What a guest holds now, and what it did since its driver started the device.
@@ -93,6 +97,7 @@ impl PortReport {
             connected: server.connected(),
             connections: server.connections(),
             driver: port.as_ref().is_some_and(|port| port.has_driver()),
+            pages: port.as_ref().map(|port| port.page_counters()).unwrap_or_default(),
             objects: port.map(|port| Objects::from(port.counters())).unwrap_or_default(),
         }
     }

@@ -3,12 +3,14 @@
 
 use super::{PortReport, Report};
 
-const HEAD: [&str; 14] = [
+const HEAD: [&str; 17] = [
     "PORT", "NETWORK", "GUEST", "DRIVER", "PASID", "CTX", "PD", "MR", "CQ", "QP", "FAULTS",
-    "SENDS", "BYTES", "SOCKET",
+    "MERGED", "AHEAD", "DEFER", "SENDS", "BYTES", "SOCKET",
 ];
 
-/// One line per port below a line of headings. `FAULTS` is page requests outstanding / so far.
+/// One line per port below a line of headings. `FAULTS` is page requests outstanding / so far,
+/// `MERGED` waits that another one's request served, `AHEAD` pages asked for before anybody needed
+/// them, `DEFER` waits that the budget put off.
 pub fn table(report: &Report) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(report.ports.iter().map(row));
@@ -40,6 +42,9 @@ fn row(port: &PortReport) -> [String; HEAD.len()] {
         objects.cqs.to_string(),
         objects.qps.to_string(),
         format!("{}/{}", objects.page_requests_outstanding, objects.page_requests),
+        port.pages.merged.to_string(),
+        port.pages.prefetched.to_string(),
+        port.pages.deferred.to_string(),
         objects.send_requests.to_string(),
         objects.bytes.to_string(),
         port.socket.display().to_string(),
@@ -49,6 +54,7 @@ fn row(port: &PortReport) -> [String; HEAD.len()] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::PageCounters;
     use crate::status::Objects;
 
     #[test]
@@ -62,6 +68,7 @@ mod tests {
             connections: 0,
             driver: false,
             objects: Objects::default(),
+            pages: PageCounters::default(),
         };
         let busy = PortReport {
             name: "a-longer-name".to_owned(),
@@ -74,9 +81,9 @@ mod tests {
         let report =
             Report { version: "0".to_owned(), pid: 1, workers: 1, ports: vec![idle, busy] };
         insta::assert_snapshot!(table(&report), @r"
-        PORT           NETWORK  GUEST  DRIVER  PASID  CTX  PD  MR  CQ  QP   FAULTS  SENDS  BYTES          SOCKET
-        vm0            default  -      -       0      0    0   0   0   0    0/0     0      0              /run/vnic/vm0.sock
-        a-longer-name  default  yes    yes     0      0    0   0   0   100  0/12    0      1099511627776  /run/vnic/vm0.sock
+        PORT           NETWORK  GUEST  DRIVER  PASID  CTX  PD  MR  CQ  QP   FAULTS  MERGED  AHEAD  DEFER  SENDS  BYTES          SOCKET
+        vm0            default  -      -       0      0    0   0   0   0    0/0     0       0      0      0      0              /run/vnic/vm0.sock
+        a-longer-name  default  yes    yes     0      0    0   0   0   100  0/12    0       0      0      0      1099511627776  /run/vnic/vm0.sock
         ");
     }
 }

@@ -5,6 +5,7 @@
 
 mod bench_memory;
 mod common;
+mod faults;
 mod hostile;
 mod hostile_rings;
 mod hostile_tables;
@@ -20,4 +21,5 @@ mod rc_errors;
 mod rc_events;
 mod regions;
 mod state_machine;
+mod storms;
 mod victim;

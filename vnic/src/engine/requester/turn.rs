@@ -5,36 +5,54 @@
 
 use super::{Pause, Requester, Step};
 use crate::engine::core::Core;
-use crate::engine::wait::{Over, PageAnswer, Reason, Side, Wait};
+use crate::engine::wait::{Over, PageWait, Reason, Refusal, Side, Wait, Word};
+use crate::fabric::ahead::Needed;
 use crate::fabric::local::Missing;
 use crate::object::qp::Qp;
+use crate::object::space::Space;
+use crate::session::Session;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 use vnic_abi::ctrl::QpState;
-use vnic_iommu::addr::{Gva, PAGE_SIZE};
+use vnic_iommu::addr::PAGE_SHIFT;
+use vnic_iommu::fault::{Waiter, Wish};
 
 /// Page requests in a row for one request without a byte of progress, before its pages count as not
 /// to be had: a guest that says yes and does nothing would go on for ever.
 const MAX_PAGE_TRIES: u32 = 10_000;
-/// Pause after the guest's table of page requests was full.
-const PAGE_PAUSE: Duration = Duration::from_micros(500);
 
 impl Requester {
     /// Goes on unless it has to wait.
     fn turn(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
-        let mut denied = None;
-        match self.wait.over(&qp.page_answer, Instant::now) {
-            Over::No => return Step::default(),
+        let mut refused = None;
+        let waited_for_page = matches!(self.wait, Wait::Page(_));
+        match self.wait.over(&qp.word, Instant::now) {
+            Over::No => {
+                self.look_again(qp, core);
+                return Step::default();
+            }
             Over::Yes => {}
             Over::Expired(reason) => self.count_retry(reason),
-            Over::Denied(side) => denied = Some(side),
+            Over::Refused(refusal) => refused = Some(refusal),
         }
-        let (pause, step) = self.work(qp, core, denied);
+        if waited_for_page {
+            core.timers.cancel(qp);
+            if let Some(Refusal::Late(_)) = refused
+                && let Some(session) = self.asked.upgrade()
+            {
+                // Relaxed: statistics.
+                session.late_pages.fetch_add(1, Ordering::Relaxed);
+            }
+            self.stop_waiting(qp.qpn);
+        }
+        let (pause, step) = self.work(qp, core, refused);
         match pause {
             Pause::Idle => step,
             Pause::More => Step { more: true, ..step },
             Pause::Timer(delay, reason) => {
+                // It waits for something else now.
+                self.page_since = None;
                 self.wait_until(qp, core, delay, reason);
                 // A receive element may have come between the look and the wait.
                 if let Some(peer) = self.peer.upgrade() {
@@ -49,35 +67,131 @@ impl Requester {
         }
     }
 
-    /// Asks for the page and waits for it.
-    fn wait_for_page(&mut self, qp: &Arc<Qp>, core: &mut Core, missing: Missing) -> Step {
-        let asked = match missing.side {
+    /// The session and the address space on one side; `None` if the peer is gone.
+    fn owner(&self, qp: &Qp, side: Side) -> Option<(Arc<Session>, Arc<Space>)> {
+        match side {
             Side::Local => Some((qp.session.clone(), qp.pd.ctx.space.clone())),
             Side::Remote => {
                 self.peer.upgrade().map(|peer| (peer.session.clone(), peer.pd.ctx.space.clone()))
             }
-        };
-        let Some((session, space)) = asked else { return Step { cost: 0, more: true } };
-        let page = page_of(missing.va);
-        self.wait = Wait::Page { side: missing.side, page };
-        if self.page_tries >= MAX_PAGE_TRIES {
-            *qp.page_answer.lock() = Some(PageAnswer { denied: Some(page) });
-            return Step { cost: 0, more: true };
         }
-        *qp.page_answer.lock() = None;
-        let (pasid, waiter) = (space.table.pasid(), u64::from(qp.qpn));
-        if !session.request_pages(pasid, missing.va, missing.len, missing.access, waiter) {
-            // Nobody was asked, so this is no try.
-            self.wait_until(qp, core, PAGE_PAUSE, Reason::Pages);
-            return Step::default();
+    }
+
+    /// Asks for the page, and for what else the request will miss, and waits for it.
+    fn wait_for_page(&mut self, qp: &Arc<Qp>, core: &mut Core, missing: Missing) -> Step {
+        let step = self.ask_for_page(qp, core, missing);
+        core.ahead.begin();
+        step
+    }
+
+    fn ask_for_page(&mut self, qp: &Arc<Qp>, core: &mut Core, missing: Missing) -> Step {
+        let Some((session, space)) = self.owner(qp, missing.side) else {
+            return Step { cost: 0, more: true };
+        };
+        let Missing { side, va, len, limit, access, .. } = missing;
+        let now = Instant::now();
+        let since = *self.page_since.get_or_insert(now);
+        let page = va.align_down(PAGE_SHIFT);
+        let wait = core.device.next_wait();
+        let mut page_wait = PageWait {
+            wait,
+            side,
+            page,
+            access,
+            deadline: since + session.limits.page_timeout(),
+            deferred: false,
+        };
+        self.wait = Wait::Page(page_wait);
+        self.asked = Arc::downgrade(&session);
+        if self.page_tries >= MAX_PAGE_TRIES {
+            *qp.word.lock() = Some(Word::Pages { wait, denied: Some((page, access)) });
+            return Step { cost: 0, more: true };
         }
         self.page_tries += 1;
+        *qp.word.lock() = None;
+        let needed = Needed { side, va, len, limit, access };
+        let alone = core.ahead.is_alone(side, side);
+        let wish = self.wish(qp, &session, &space, needed, alone);
+        let asked = session.request_pages(wish, Waiter { who: qp.qpn, wait }, now);
+        if asked {
+            core.timers.at(page_wait.deadline, qp);
+        } else {
+            page_wait.deferred = true;
+            self.wait = Wait::Page(page_wait);
+            self.look_again(qp, core);
+        }
         if !space.is_bound() {
             // An unbind that did not see the request cannot have cancelled it.
-            self.wait = Wait::Nothing;
+            core.timers.cancel(qp);
+            self.stop_waiting(qp.qpn);
             return Step { cost: 0, more: true };
         }
+        self.prefetch(qp, core, side, now);
         Step::default()
+    }
+
+    /// Asks for what the look ahead found beside the page that is waited for.
+    fn prefetch(&mut self, qp: &Arc<Qp>, core: &Core, waits_on: Side, now: Instant) {
+        for &needed in core.ahead.ranges() {
+            let Some((session, space)) = self.owner(qp, needed.side) else { continue };
+            if !space.is_bound() {
+                continue;
+            }
+            let alone = core.ahead.is_alone(needed.side, waits_on);
+            let wish = self.wish(qp, &session, &space, needed, alone);
+            session.prefetch_pages(wish, now);
+        }
+    }
+
+    /// What to ask for if `needed` is needed: more, if it is the only range on its side and requests
+    /// come in order.
+    fn wish(
+        &mut self,
+        qp: &Qp,
+        session: &Session,
+        space: &Space,
+        needed: Needed,
+        alone: bool,
+    ) -> Wish {
+        let Needed { side, va, len, limit, access } = needed;
+        let stream = match side {
+            Side::Local => &mut self.streams[0],
+            Side::Remote => &mut self.streams[1],
+        };
+        let asked = if alone {
+            stream.ask(va, len, limit) - (va.0 - va.align_down(PAGE_SHIFT).0)
+        } else {
+            len
+        };
+        let pasid = space.table.pasid();
+        Wish {
+            claimant: session.claimant(&qp.session, pasid),
+            pasid,
+            va,
+            len: asked.max(len),
+            ahead: asked.saturating_sub(len),
+            access,
+        }
+    }
+
+    /// Has the time come for a wish that was deferred? If not, sets the timer for when it may.
+    fn look_again(&mut self, qp: &Arc<Qp>, core: &mut Core) {
+        let Wait::Page(wait) = self.wait else { return };
+        if !wait.deferred {
+            return;
+        }
+        let Some(session) = self.asked.upgrade() else { return };
+        let next = session.send_deferred(Instant::now());
+        let deferred = session.page_requests.lock().is_deferred(qp.qpn);
+        self.wait = Wait::Page(PageWait { deferred, ..wait });
+        match next {
+            Some(next) if deferred => core.timers.at(next.min(wait.deadline), qp),
+            _ => core.timers.at(wait.deadline, qp),
+        }
+        if next.is_some() && !deferred {
+            // Whoever is next may have no timer.
+            session.wake_next_deferred();
+        }
     }
 
     fn wait_until(&mut self, qp: &Arc<Qp>, core: &mut Core, delay: Duration, reason: Reason) {
@@ -85,10 +199,6 @@ impl Requester {
         self.wait = Wait::Until { time, reason };
         core.timers.at(time, qp);
     }
-}
-
-fn page_of(va: Gva) -> Gva {
-    Gva(va.0 & !(PAGE_SIZE - 1))
 }
 
 /// One turn of a queue pair.
@@ -127,6 +237,6 @@ fn wake_sender(qp: &Arc<Qp>) {
     }
     if let Some(waiter) = responder.take_waiter(&qp.memory) {
         drop(responder);
-        qp.session.device.resume_all(vec![u64::from(waiter)]);
+        qp.session.device.tell(waiter, Some(Word::Resume));
     }
 }

@@ -6,7 +6,7 @@ pub mod state;
 
 use crate::engine::requester::Requester;
 use crate::engine::responder::Responder;
-use crate::engine::wait::PageAnswer;
+use crate::engine::wait::Word;
 use crate::object::cq::Cq;
 use crate::object::key;
 use crate::object::pd::Pd;
@@ -85,8 +85,8 @@ pub struct Qp {
     /// Whether the receiving half may know a sender that waits for a receive element. Changed with its
     /// lock held; read without, since the lock is held by the peer's worker for whole bursts.
     pub sender_waits: AtomicBool,
-    /// What the guest answered to the page request that the requester waits for.
-    pub page_answer: Mutex<Option<PageAnswer>>,
+    /// What the requester was told about what it waits for.
+    pub word: Mutex<Option<Word>>,
     /// Whether the worker has it in its schedule. Only the owning worker touches it.
     pub scheduled: AtomicBool,
     /// Timers that were set for it. Only the owning worker touches it.
@@ -232,7 +232,7 @@ impl Session {
                 requester: Mutex::new(Requester::new(params.sq_depth, params.sq_stride)),
                 responder: Mutex::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
                 sender_waits: AtomicBool::new(false),
-                page_answer: Mutex::new(None),
+                word: Mutex::new(None),
                 scheduled: AtomicBool::new(false),
                 timer: AtomicU64::new(0),
                 cookie: params.cookie,
@@ -276,9 +276,9 @@ impl Session {
         attr::apply(&mut attr, new, mask, self.limits.max_rd_atomic, self.gids.lock().len())?;
         if to == QpState::Reset {
             *attr = QpAttr::default();
-            requester.reset();
+            requester.reset(qpn);
             responder.reset(&qp.memory);
-            *qp.page_answer.lock() = None;
+            *qp.word.lock() = None;
         }
         if matches!(to, QpState::Reset | QpState::Rtr) {
             qp.forget_connection();
@@ -320,11 +320,10 @@ impl Session {
             // Release: pairs with the Acquire in `is_destroyed`.
             qp.destroyed.store(true, Ordering::Release);
             qp.forget_connection();
-            requester.reset();
+            requester.reset(qpn);
             responder.forget();
         }
         qp.pd.ctx.release_doorbell(qp.doorbell_index);
-        self.page_requests.lock().forget_waiter(u64::from(qpn));
         qp.send_cq.release();
         qp.recv_cq.release();
         qp.pd.release();
