@@ -8,6 +8,7 @@
  * device asks again for what is still missing.
  */
 #include <linux/mm.h>
+#include <linux/nodemask.h>
 #include <linux/sched/mm.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
@@ -16,8 +17,17 @@
 #include "vnic.h"
 
 #define VNIC_FAULT_BUFS		64
-/* Requests served at the same time; the others wait in their buffers. */
-#define VNIC_FAULT_WORKERS	8
+/*
+ * Every request that has a buffer is served at once: were there fewer workers,
+ * a few pages of one process that are slow to come (from a hung file server,
+ * say) would hold up those of every other process. That no process gets all
+ * the buffers is up to the device, which gives each a share.
+ *
+ * The kernel divides the number among the nodes of the machine, and a request
+ * may come in on any of them.
+ */
+#define VNIC_FAULT_WORKERS \
+	min_t(unsigned int, VNIC_FAULT_BUFS * num_possible_nodes(), WQ_MAX_ACTIVE)
 /* Pages of one request that are served before the device is answered. */
 #define VNIC_FAULT_BATCH	512
 
