@@ -30,6 +30,8 @@
 	min_t(unsigned int, VNIC_FAULT_BUFS * num_possible_nodes(), WQ_MAX_ACTIVE)
 /* Pages of one request that are served before the device is answered. */
 #define VNIC_FAULT_BATCH	512
+/* After this long the device is answered as soon as there is a page. */
+#define VNIC_FAULT_TIME		(HZ / 10)
 
 struct vnic_fault {
 	struct work_struct work;
@@ -83,13 +85,16 @@ again:
 /*
  * Whether to stop early: a page may take as long as a disk does, and somebody
  * may want the lock, the device, or the process to be gone. If the reference
- * that the caller holds is the only one, the process has exited.
+ * that the caller holds is the only one, the process has exited; with several
+ * callers, the time tells.
  */
-static bool vnic_fault_enough(struct vnic_dev *dev, struct mm_struct *mm)
+static bool vnic_fault_enough(struct vnic_dev *dev, struct mm_struct *mm,
+			      unsigned long until)
 {
 	return mmap_lock_is_contended(mm) || vnic_dead(dev) ||
 	       test_bit(VNIC_DRAINING, &dev->flags) ||
-	       atomic_read(&mm->mm_users) == 1;
+	       atomic_read(&mm->mm_users) == 1 ||
+	       time_after(jiffies, until);
 }
 
 /*
@@ -99,6 +104,7 @@ static bool vnic_fault_enough(struct vnic_dev *dev, struct mm_struct *mm)
 u64 vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
 		     unsigned long addr, u64 pages, bool write)
 {
+	unsigned long until = jiffies + VNIC_FAULT_TIME;
 	u64 done;
 
 	pages = min_t(u64, pages, VNIC_FAULT_BATCH);
@@ -106,7 +112,7 @@ u64 vnic_fault_range(struct vnic_dev *dev, struct mm_struct *mm,
 	for (done = 0; done < pages; done++) {
 		if (vnic_fault_page(mm, addr + done * PAGE_SIZE, write))
 			break;
-		if (vnic_fault_enough(dev, mm)) {
+		if (vnic_fault_enough(dev, mm, until)) {
 			done++;
 			break;
 		}
