@@ -17,7 +17,8 @@ fn the_memory_bench_measures_everything_it_lists() {
         for row in rows {
             let figure = row.figure.as_ref().unwrap_or_else(|| panic!("no figure: {row:?}"));
             assert_eq!(figure.rounds, 2, "{row:?}");
-            assert!(figure.min > 0.0 && figure.min <= figure.median, "{row:?}");
+            // Not the least one: a difference of two times may be less than nothing now and then.
+            assert!(figure.median > 0.0 && figure.min <= figure.median, "{row:?}");
         }
     }
     let row = |subject: &str, case: &str| {
