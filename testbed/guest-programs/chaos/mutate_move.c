@@ -19,9 +19,25 @@
 /* Address space for moving through. */
 static uint8_t *aside;
 
+static void reserve_aside(void)
+{
+	uint8_t *at;
+
+	if (aside)
+		return;
+	at = memory_reserve(layout.stride + (4 << 20));
+	aside = (uint8_t *)(((uintptr_t)at + (2 << 20) - 1) & -(uintptr_t)(2 << 20));
+}
+
 static int move(uint8_t *from, uint8_t *to, uint64_t length)
 {
-	return mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED ? -1 : 0;
+	if (mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+		return -1;
+	/* Or the kernel gives the place to somebody, on whom the next move would fall. */
+	if (from == aside && mmap(aside, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+				  -1, 0) != aside)
+		fail("the place for moving through is taken");
+	return 0;
 }
 
 /* Puts in order what a failure left half done: contents of idle cells do not matter. */
@@ -84,12 +100,8 @@ int step_mremap(uint64_t *random)
 	struct cell *cell;
 	int result;
 
-	if (!aside) {
-		uint8_t *at = memory_reserve(layout.stride + (4 << 20));
-
-		aside = (uint8_t *)(((uintptr_t)at + (2 << 20) - 1) & -(uintptr_t)(2 << 20));
-	}
 	mapping_lock();
+	reserve_aside();
 	if (!idle && memory_is_shared()) {
 		/* Any page: the new mapping shows the same file. */
 		result = replace(mutate_anywhere(random, 1 << 20));
