@@ -101,7 +101,8 @@ fn everybody_ends(bed: &Bed, devices: &[Device; 2], how: Signal) -> Result<Vec<S
     Ok(peers)
 }
 
-fn the_device_is_dead(guest: &Guest, program: &Shell) -> Result<()> {
+/// Waits until the module has found out, and has told a program.
+pub fn the_device_is_dead(guest: &Guest, program: &Shell) -> Result<()> {
     until("a device that counts as dead", || {
         let dead = of_module(guest)?["dead"];
         Ok(if dead == 1 { Ok(()) } else { Err("it counts as alive".into()) })

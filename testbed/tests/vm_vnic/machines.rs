@@ -10,8 +10,8 @@ use vnic_testbed::{
 
 use crate::{
     bed::{Bed, LIMIT, until, with_pair},
-    counters::{nothing_is_held, of_module},
-    going::DEVICE_FATAL,
+    counters::nothing_is_held,
+    dead::the_device_is_dead,
     shell::{Buffer, RETRY_EXCEEDED, Shell, connect},
 };
 
@@ -79,15 +79,7 @@ fn the_daemon_goes(bed: &mut Bed, devices: &[Device; 2]) -> Result<()> {
     ensure!(ended.success(), "the daemon ended with {ended}");
 
     for (guest, program) in [(bed.left(), &shell), (bed.right(), &peer)] {
-        until("a device that counts as dead", || {
-            let dead = of_module(guest)?["dead"];
-            Ok(if dead == 1 { Ok(()) } else { Err("it counts as alive".into()) })
-        })?;
-        until("the event of a dead device", || {
-            let events = program.say("events")?;
-            let told = events.text("events")?.split(',').any(|event| event == DEVICE_FATAL);
-            Ok(if told { Ok(()) } else { Err(format!("{events:?}")) })
-        })?;
+        the_device_is_dead(guest, program)?;
     }
     // One program ends before the module goes, the other after it.
     shell.leave("exit")?;
