@@ -17,7 +17,7 @@ pub mod table;
 
 pub use self::{
     machine::Machine,
-    report::{Compared, Report, Row, Verdict},
+    report::{Compared, Curve, Report, Row, Verdict},
     sample::{Figure, Samples, Unit},
 };
 use crate::{error::Result, provision::progress::Step};
@@ -44,6 +44,8 @@ pub struct Findings {
     pub rows: Vec<Row>,
     /// Goals, met or missed.
     pub verdicts: Vec<Verdict>,
+    /// Lines for plots.
+    pub curves: Vec<Curve>,
     /// What a reader of the figures has to know.
     pub notes: Vec<String>,
 }
@@ -53,6 +55,7 @@ impl Findings {
     pub fn extend(&mut self, other: Self) {
         self.rows.extend(other.rows);
         self.verdicts.extend(other.verdicts);
+        self.curves.extend(other.curves);
         self.notes.extend(other.notes);
     }
 }

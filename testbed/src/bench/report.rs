@@ -3,7 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Findings, machine::Machine, sample::Figure};
+use super::{
+    Findings,
+    machine::Machine,
+    sample::{Figure, Samples},
+};
 use crate::error::{Doing, Result};
 
 /// Version of the shape of [`Report`]. Raised when a reader of the old shape would fail.
@@ -24,6 +28,9 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Goals.
     pub verdicts: Vec<Verdict>,
+    /// Lines for plots.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub curves: Vec<Curve>,
     /// What a reader has to know.
     pub notes: Vec<String>,
     /// How long it took.
@@ -45,12 +52,34 @@ pub struct Row {
     /// The figure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub figure: Option<Figure>,
+    /// Its median in each round, for comparisons with another run.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rounds: Vec<f64>,
+    /// Where the case lies among others of its subject and device, if they can be plotted along an axis:
+    /// bytes of a message, queue pairs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub at: Option<f64>,
     /// Why there is no figure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<String>,
     /// What it is compared with, in the same rounds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub compared: Option<Compared>,
+}
+
+/// A line of a plot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// The plot that it belongs to, which is its heading: "8 B, one way".
+    pub plot: String,
+    /// What the line shows: "RDMA WRITE".
+    pub label: String,
+    /// Name of the horizontal axis, with its unit.
+    pub x: String,
+    /// Name of the vertical axis, with its unit.
+    pub y: String,
+    /// Places of the line in ascending order.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// A ratio to another row of the same subject.
@@ -71,9 +100,24 @@ impl Row {
             case: case.into(),
             device: String::new(),
             figure,
+            rounds: Vec::new(),
+            at: None,
             missing: figure.is_none().then(|| "no samples".into()),
             compared: None,
         }
+    }
+
+    /// A row of `samples`, with the median of each round.
+    pub fn of(subject: &str, case: impl Into<String>, samples: &Samples) -> Self {
+        let rounds = samples.round_medians();
+        Self { rounds, ..Self::new(subject, case, samples.figure()) }
+    }
+
+    /// Gives it a place on an axis.
+    #[must_use]
+    pub fn at(mut self, place: f64) -> Self {
+        self.at = Some(place);
+        self
     }
 
     /// Says over which device it was.
@@ -157,7 +201,7 @@ impl Verdict {
 impl Report {
     /// A report of `findings`.
     pub fn new(bench: &str, quick: bool, machine: Machine, findings: Findings) -> Self {
-        let Findings { rows, verdicts, notes } = findings;
+        let Findings { rows, verdicts, curves, notes } = findings;
         Self {
             schema: SCHEMA,
             bench: bench.into(),
@@ -165,6 +209,7 @@ impl Report {
             machine,
             rows,
             verdicts,
+            curves,
             notes,
             seconds: 0.0,
         }

@@ -14,6 +14,29 @@ pub enum Unit {
     /// Things.
     #[serde(rename = "count")]
     Count,
+    /// Memory, in bytes.
+    #[serde(rename = "B")]
+    Bytes,
+    /// Bandwidth, in bytes per second.
+    #[serde(rename = "B/s")]
+    BytesPerSecond,
+    /// Things per second.
+    #[serde(rename = "1/s")]
+    PerSecond,
+    /// Hundredths of something, such as a processor's time.
+    #[serde(rename = "%")]
+    Percent,
+}
+
+impl Unit {
+    /// Whether a larger number is a better one; `None` if neither is.
+    pub const fn more_is_better(self) -> Option<bool> {
+        match self {
+            Self::Nanoseconds | Self::Bytes | Self::Percent => Some(false),
+            Self::BytesPerSecond | Self::PerSecond => Some(true),
+            Self::Count => None,
+        }
+    }
 }
 
 /// Numbers of one kind, by the round in which they were taken.
@@ -90,7 +113,12 @@ impl Samples {
         })
     }
 
-    /// The median of each round that has samples.
+    /// The median of each round that has samples, in the order of the rounds.
+    pub fn round_medians(&self) -> Vec<f64> {
+        self.medians().flatten().collect()
+    }
+
+    /// The median of each round, if it has samples.
     fn medians(&self) -> impl Iterator<Item = Option<f64>> + '_ {
         self.rounds
             .iter()

@@ -128,19 +128,34 @@ fn cells(row: &Row) -> [String; HEADINGS.len()] {
 
 /// Median, range, unit and number of samples, with a unit that suits the median.
 fn numbers(figure: &Figure) -> [String; 4] {
-    let (unit, scale) = match figure.unit {
-        Unit::Count => ("", 1.0),
-        Unit::Nanoseconds if figure.median < 1e3 => ("ns", 1.0),
-        Unit::Nanoseconds if figure.median < 1e6 => ("us", 1e3),
-        Unit::Nanoseconds => ("ms", 1e6),
-    };
+    let (unit, scale) = scale(figure.unit, figure.median);
     let text = |value: f64| match figure.unit {
         Unit::Count => Trimmed(value).to_string(),
-        Unit::Nanoseconds => number(value / scale),
+        _ => number(value / scale),
     };
     let range = format!("{} .. {}", text(figure.lower), text(figure.upper));
     let samples = format!("{} in {}", figure.samples, figure.rounds);
     [text(figure.median), range, unit.into(), samples]
+}
+
+/// The unit in which a person would tell `value`, and what to divide by.
+pub fn scale(unit: Unit, value: f64) -> (&'static str, f64) {
+    const KIB: f64 = 1024.0;
+    match unit {
+        Unit::Count => ("", 1.0),
+        Unit::Percent => ("%", 1.0),
+        Unit::Nanoseconds if value < 1e3 => ("ns", 1.0),
+        Unit::Nanoseconds if value < 1e6 => ("us", 1e3),
+        Unit::Nanoseconds => ("ms", 1e6),
+        Unit::Bytes if value < 10.0 * KIB => ("B", 1.0),
+        Unit::Bytes if value < 10.0 * KIB * KIB => ("KiB", KIB),
+        Unit::Bytes => ("MiB", KIB * KIB),
+        Unit::BytesPerSecond if value < KIB * KIB * KIB => ("MiB/s", KIB * KIB),
+        Unit::BytesPerSecond => ("GiB/s", KIB * KIB * KIB),
+        Unit::PerSecond if value < 1e3 => ("/s", 1.0),
+        Unit::PerSecond if value < 1e6 => ("k/s", 1e3),
+        Unit::PerSecond => ("M/s", 1e6),
+    }
 }
 
 /// Three significant digits, or all before the point.

@@ -279,6 +279,6 @@ impl Experiment for Invalidate<'_> {
             // Or the rows of a busy device would tell of an idle one.
             Verdict::at_least("invalidations that waited for a busy device", Some(waited), 1.0),
         ];
-        Findings { rows, verdicts, notes: Vec::new() }
+        Findings { rows, verdicts, ..Findings::default() }
     }
 }

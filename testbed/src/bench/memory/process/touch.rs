@@ -190,6 +190,7 @@ impl Experiment for Touch<'_> {
         let (found, wanted) = self.faults;
         let goal = "page requests for each missing page that was touched";
         let each = (wanted > 0).then(|| found as f64 / wanted as f64);
-        Findings { rows, verdicts: vec![Verdict::at_most(goal, each, 1.0)], notes: Vec::new() }
+        let verdicts = vec![Verdict::at_most(goal, each, 1.0)];
+        Findings { rows, verdicts, ..Findings::default() }
     }
 }
