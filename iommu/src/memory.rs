@@ -81,8 +81,30 @@ pub struct HostPtr {
 unsafe impl Send for HostPtr {}
 
 impl HostPtr {
+    /// Nothing.
+    pub(crate) const EMPTY: Self = Self { ptr: NonNull::dangling(), len: 0 };
+
     pub(crate) const fn from_parts(ptr: NonNull<u8>, len: usize) -> Self {
         Self { ptr, len }
+    }
+
+    /// The same without the first `bytes`; empty if there are not as many.
+    #[inline]
+    pub(crate) fn skip(self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.len);
+        #[allow(unsafe_code)] // reason: pointer arithmetic inside one mapping
+        // SAFETY: not past the end of what the pointer is valid for.
+        let ptr = unsafe { self.ptr.add(bytes) };
+        Self { ptr, len: self.len - bytes }
+    }
+
+    /// The same with the `bytes` before it, which lie in the same page.
+    #[inline]
+    pub(crate) fn back(self, bytes: usize) -> Self {
+        #[allow(unsafe_code)] // reason: as above
+        // SAFETY: the page lies in one mapping from its beginning on.
+        let ptr = unsafe { self.ptr.sub(bytes) };
+        Self { ptr, len: self.len + bytes }
     }
 
     /// The address of the first byte.

@@ -129,11 +129,29 @@ pub struct TranslatorStats {
     pub spaces_remapped: u64,
 }
 
+/// A page that the burst in hand has translated already: its requests go to the same few pages again
+/// and again. Nothing is taken back within a burst, so that the number of the burst is all that has to
+/// be checked.
+#[derive(Clone, Copy, Debug)]
+struct Hot {
+    /// Number of the burst; 0 is none.
+    serial: u64,
+    space: u64,
+    page: u64,
+    /// Where the page begins, with as many bytes as the translation covers from there on.
+    host: HostPtr,
+    writable: bool,
+}
+
+/// Pages that are remembered within a burst, a power of two: the two ends of a request and one more each.
+const HOT: usize = 4;
+
 /// A worker's private translation: its IOTLB, kept true to the guests' invalidations.
 #[derive(Debug)]
 pub struct Translator {
     id: u64,
     iotlb: Iotlb,
+    hot: [Hot; HOT],
     bursts: u64,
     stats: TranslatorStats,
 }
@@ -150,6 +168,7 @@ impl Translator {
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             iotlb: Iotlb::new(size),
+            hot: [Hot { serial: 0, space: 0, page: 0, host: HostPtr::EMPTY, writable: false }; HOT],
             bursts: 0,
             stats: TranslatorStats::default(),
         }
@@ -174,6 +193,31 @@ impl Translator {
         len: usize,
         access: Access,
     ) -> Result<HostChunk<'b>, Fault> {
+        let place = (va.page() ^ space.id()) as usize % HOT;
+        let hot = &self.hot[place];
+        let current = burst.serial(self.id).is_some_and(|serial| serial == hot.serial);
+        if current
+            && hot.page == va.page()
+            && hot.space == space.id()
+            && (hot.writable || !access.is_write())
+        {
+            #[cfg(vnic_sabotage)]
+            burst.sabotage();
+            return Ok(chunk(hot.host.skip(va.offset_in(PAGE_SHIFT) as usize), len));
+        }
+        self.look_up(burst, space, va, len, access, place)
+    }
+
+    /// As [`translate`](Self::translate), for a page that the burst has not used yet.
+    fn look_up<'b>(
+        &mut self,
+        burst: &'b Burst<'_>,
+        space: &'b AddressSpace,
+        va: Gva,
+        len: usize,
+        access: Access,
+        place: usize,
+    ) -> Result<HostChunk<'b>, Fault> {
         let Some(page) = space.invalidation() else {
             let found = space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam)?;
             return Ok(chunk(found, len));
@@ -185,6 +229,14 @@ impl Translator {
         let host = match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
             Some(host) => host,
             None => self.miss(space, found, va, access)?,
+        };
+        let offset = va.offset_in(PAGE_SHIFT) as usize;
+        self.hot[place] = Hot {
+            serial: burst.serial(self.id).unwrap_or_default(),
+            space: space.id(),
+            page: va.page(),
+            host: host.back(offset),
+            writable: access.is_write(),
         };
         #[cfg(vnic_sabotage)]
         burst.sabotage();
@@ -283,18 +335,15 @@ impl Translator {
         let tag = self.iotlb.spaces.tag(found);
         self.iotlb.fill(tag, va, host, writable);
         let offset = va.offset_in(shift) as usize;
-        #[allow(unsafe_code)] // reason: pointer arithmetic inside one mapping
-        // SAFETY: `offset` is below the page's size, which is the length behind `host`.
-        let ptr = unsafe { host.as_non_null().add(offset) };
-        Ok(HostPtr::from_parts(ptr, host.len() - offset))
+        Ok(host.skip(offset))
     }
 
-    /// Forgets everything about the address space with this id: it was unbound.
+    /// Forgets everything about the address space with this id: it was unbound. Call between bursts.
     pub fn forget(&mut self, space: u64) {
         self.iotlb.invalidate_space(space);
     }
 
-    /// Forgets everything.
+    /// Forgets everything. Call between bursts.
     pub fn flush(&mut self) {
         self.iotlb.flush();
     }

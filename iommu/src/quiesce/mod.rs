@@ -43,7 +43,7 @@ mod worker;
 
 pub use driver::{Invalidator, TimedOut};
 pub use grace::{Grace, Marks};
-pub use page::{GuestPage, SharedWords};
+pub use page::{GuestPage, SharedWords, full_fence, full_fence_after_swap};
 pub use reader::{Dropped, InvalidationReader};
 pub use sabotage::sabotage;
 pub(crate) use sabotage::{Step, leaves_out};
