@@ -67,6 +67,7 @@ pub struct Device {
     ports: Mutex<Vec<Weak<Port>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next_worker: AtomicUsize,
+    contexts: Mutex<Arc<Vec<Arc<Ctx>>>>,
     /// Number of the next wait for a page.
     next_wait: AtomicU64,
     /// Sessions that have not ended, by number.
@@ -74,8 +75,9 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device whose workers do not run.
-    pub(crate) fn new(config: DeviceConfig) -> Arc<Self> {
+    /// A device whose workers do not run: somebody steps them
+    /// ([`Worker`](crate::engine::worker::Worker)), or nobody.
+    pub fn new(config: DeviceConfig) -> Arc<Self> {
         Arc::new(Self {
             config,
             handles: (0..config.workers).map(|_| Handle::default()).collect(),
@@ -85,6 +87,7 @@ impl Device {
             ports: Mutex::default(),
             threads: Mutex::default(),
             next_worker: AtomicUsize::new(0),
+            contexts: Mutex::default(),
             next_wait: AtomicU64::new(0),
             sessions: Mutex::default(),
         })
@@ -192,18 +195,28 @@ impl Device {
         self.sessions.lock().clone()
     }
 
-    /// The worker for the next context, in turn.
+    /// The worker for the first queue pair of the next context, in turn.
     pub(crate) fn next_worker(&self) -> usize {
         // Relaxed: any worker would do.
         self.next_worker.fetch_add(1, Ordering::Relaxed) % self.handles.len()
     }
 
-    pub(crate) fn add_context(&self, ctx: &Arc<Ctx>) {
-        self.handles[ctx.worker].add_context(ctx.clone());
+    /// Contexts that workers poll.
+    pub(crate) fn contexts(&self) -> Arc<Vec<Arc<Ctx>>> {
+        self.contexts.lock().clone()
     }
 
+    pub(crate) fn add_context(&self, ctx: &Arc<Ctx>) {
+        // Nobody rings yet: workers look when the first queue pair is there.
+        Arc::make_mut(&mut *self.contexts.lock()).push(ctx.clone());
+    }
+
+    /// Wait for a grace period before the page goes.
     pub(crate) fn remove_context(&self, ctx: &Arc<Ctx>) {
-        self.handles[ctx.worker].remove_context(ctx);
+        Arc::make_mut(&mut *self.contexts.lock()).retain(|held| !Arc::ptr_eq(held, ctx));
+        for handle in &self.handles {
+            handle.refresh();
+        }
     }
 
     pub(crate) fn kick(&self) {
@@ -214,7 +227,7 @@ impl Device {
 
     /// Lets the queue pair's worker look at it soon.
     pub(crate) fn schedule(&self, qp: &Arc<Qp>) {
-        self.handles[qp.pd.ctx.worker].push(qp.clone());
+        self.handles[qp.worker].push(qp.clone());
     }
 
     /// A number that no other wait has.

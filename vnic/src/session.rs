@@ -26,18 +26,43 @@ use vnic_iommu::quiesce::GuestPage;
 /// Source of [`Session::uid`]. Relaxed throughout: only uniqueness matters.
 static NEXT_UID: AtomicU64 = AtomicU64::new(1);
 
-/// What the workers have done for a session.
+/// What one worker has done for a session, on a cache line of its own.
 #[derive(Debug, Default)]
-pub struct Work {
+#[repr(align(64))]
+struct Done {
     send_requests: AtomicU64,
     bytes: AtomicU64,
 }
 
+/// What the workers have done for a session.
+#[derive(Debug)]
+pub struct Work(Box<[Done]>);
+
 impl Work {
-    /// Adds what one step did. Relaxed: statistics.
-    pub fn add(&self, send_requests: u64, bytes: u64) {
-        self.send_requests.fetch_add(send_requests, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Done::default()).collect())
+    }
+
+    /// Adds what one step of `worker` did. Called by that worker alone.
+    #[inline]
+    pub fn add(&self, worker: usize, send_requests: u64, bytes: u64) {
+        let Some(done) = self.0.get(worker) else { return };
+        // Relaxed: statistics. Nobody else writes, so that no exchange is needed.
+        for (sum, more) in [(&done.send_requests, send_requests), (&done.bytes, bytes)] {
+            sum.store(sum.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+        }
+    }
+
+    /// Requests and bytes so far.
+    fn sum(&self) -> (u64, u64) {
+        // Relaxed: statistics.
+        let of = |done: &Done| {
+            (done.send_requests.load(Ordering::Relaxed), done.bytes.load(Ordering::Relaxed))
+        };
+        self.0
+            .iter()
+            .map(of)
+            .fold((0, 0), |sum, one| (sum.0.wrapping_add(one.0), sum.1.wrapping_add(one.1)))
     }
 }
 
@@ -105,6 +130,7 @@ impl Session {
         // Relaxed: see `NEXT_UID`.
         let uid = NEXT_UID.fetch_add(1, Ordering::Relaxed);
         device.session_began(uid);
+        let work = Work::new(device.config().workers);
         Arc::new(Self {
             uid,
             device,
@@ -125,7 +151,7 @@ impl Session {
             ring_pages: PageBudget::new(limits.max_ring_pages),
             page_requests: Mutex::new(PageRequestTable::new(limits.page_requests())),
             late_pages: AtomicU64::new(0),
-            work: Work::default(),
+            work,
         })
     }
 
@@ -147,6 +173,7 @@ impl Session {
 
     /// What the driver holds, and what was done for it.
     pub fn counters(&self) -> Counters {
+        let (send_requests, bytes) = self.work.sum();
         let requests = self.page_requests.lock();
         Counters {
             pasids: self.spaces.lock().len().into(),
@@ -158,9 +185,8 @@ impl Session {
             page_requests_outstanding: (requests.len() as u32).into(),
             reserved: 0.into(),
             page_requests: requests.counters().sent.into(),
-            // Relaxed: statistics.
-            send_requests: self.work.send_requests.load(Ordering::Relaxed).into(),
-            bytes: self.work.bytes.load(Ordering::Relaxed).into(),
+            send_requests: send_requests.into(),
+            bytes: bytes.into(),
         }
     }
 }

@@ -31,6 +31,39 @@ pub unsafe fn forward(src: *const u8, dst: *mut u8, len: usize) {
         compiler_fence(Ordering::SeqCst);
         at = body;
     }
+    // SAFETY: `at <= len`, so that what is left are the last bytes of both ranges.
+    unsafe { words(src.add(at), dst.add(at), len - at) }
+}
+
+/// Copies `len` bytes, word by word.
+///
+/// # Safety
+///
+/// As [`forward`].
+#[allow(unsafe_code)] // reason: as above
+#[inline]
+unsafe fn words(src: *const u8, dst: *mut u8, len: usize) {
+    let mut at = 0;
+    if (dst as usize).is_multiple_of(8) {
+        while at + 32 <= len {
+            for part in [0, 8, 16, 24] {
+                // SAFETY: as below.
+                unsafe {
+                    let word = src.add(at + part).cast::<u64>().read_unaligned();
+                    dst.add(at + part).cast::<u64>().write_volatile(word);
+                }
+            }
+            at += 32;
+        }
+        while at + 8 <= len {
+            // SAFETY: eight bytes at `at`, checked against `len`; the destination is aligned.
+            unsafe {
+                let word = src.add(at).cast::<u64>().read_unaligned();
+                dst.add(at).cast::<u64>().write_volatile(word);
+            }
+            at += 8;
+        }
+    }
     while at < len {
         // SAFETY: every access below is at `at..at + size`, checked against `len`.
         unsafe {

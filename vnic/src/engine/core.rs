@@ -2,13 +2,15 @@
 //! What a worker carries from step to step: translation, epoch slots, timers, and what a step leaves
 //! to do once its burst is over.
 
-use crate::device::Device;
+use crate::device::{Device, DeviceConfig};
 use crate::engine::slots::Slots;
 use crate::engine::timer::Timers;
 use crate::fabric::ahead::Ahead;
 use crate::object::cq::Cq;
 use crate::object::qp::Qp;
+use crate::ring::cq::Overrun;
 use std::sync::Arc;
+use vnic_abi::cqe::{Cqe, WcStatus};
 use vnic_abi::event::EventKind;
 use vnic_iommu::translate::Translator;
 
@@ -17,8 +19,8 @@ use vnic_iommu::translate::Translator;
 pub struct Later {
     events: Vec<(Arc<Qp>, EventKind)>,
     schedule: Vec<Arc<Qp>>,
-    /// Receivers' completion queues with something new.
-    notify: Vec<(Arc<Cq>, Arc<Qp>)>,
+    /// Receivers' completion queues with something new, and whether some of it is solicited.
+    notify: Vec<(Arc<Cq>, bool)>,
 }
 
 impl Later {
@@ -32,20 +34,30 @@ impl Later {
         self.schedule.push(qp.clone());
     }
 
-    /// Sends the completion event of `qp`'s receive queue, if armed.
-    pub fn notify_recv(&mut self, qp: &Arc<Qp>) {
+    /// Sends the completion event of a queue in which something was published, if it is armed.
+    /// `solicited` says whether that was solicited or failed.
+    #[inline]
+    pub fn notify(&mut self, cq: &Arc<Cq>, solicited: bool) {
         // The same receiver again and again is the usual case.
-        if !self.notify.last().is_some_and(|(cq, _)| Arc::ptr_eq(cq, &qp.recv_cq)) {
-            self.notify.push((qp.recv_cq.clone(), qp.clone()));
+        match self.notify.last_mut() {
+            Some((last, any)) if Arc::ptr_eq(last, cq) => *any |= solicited,
+            _ => self.notify.push((cq.clone(), solicited)),
         }
     }
 
     /// Does it all. Call outside bursts.
     #[inline]
     pub fn flush(&mut self, device: &Device) {
-        for (cq, qp) in self.notify.drain(..) {
-            cq.notify(&*qp.session.up);
+        for (cq, solicited) in self.notify.drain(..) {
+            cq.notify(solicited);
         }
+        if !self.events.is_empty() || !self.schedule.is_empty() {
+            self.flush_rare(device);
+        }
+    }
+
+    #[cold]
+    fn flush_rare(&mut self, device: &Device) {
         for (qp, kind) in self.events.drain(..) {
             qp.event(kind);
         }
@@ -55,10 +67,66 @@ impl Later {
     }
 }
 
+/// Completions that are gathered before they are published together.
+pub const BATCH: usize = 16;
+
+/// Completions of one send queue that are not published yet.
+///
+/// Two share a cache line, which the driver polls: to publish them one by one is to fetch the line back
+/// from the driver for each.
+#[derive(Default)]
+pub struct Completions {
+    cqes: [Cqe; BATCH],
+    len: usize,
+    /// Whether any was published in this turn, and whether one of those had failed.
+    published: Option<bool>,
+    failed: bool,
+}
+
+impl Completions {
+    /// Adds one. `true` if there is room for no other.
+    #[inline]
+    #[must_use]
+    pub fn push(&mut self, cqe: &Cqe) -> bool {
+        self.failed |= cqe.status != WcStatus::Success.0;
+        if let Some(place) = self.cqes.get_mut(self.len) {
+            *place = *cqe;
+            self.len += 1;
+        }
+        self.len == BATCH
+    }
+
+    /// Publishes what was added.
+    ///
+    /// # Errors
+    ///
+    /// [`Overrun`] as from [`Cq::publish`].
+    #[inline]
+    pub fn publish(&mut self, cq: &Cq) -> Result<(), Overrun> {
+        let len = std::mem::take(&mut self.len);
+        if len == 0 {
+            return Ok(());
+        }
+        let failed = std::mem::take(&mut self.failed);
+        self.published = Some(failed | self.published.unwrap_or_default());
+        cq.publish(&self.cqes[..len])
+    }
+
+    /// At the end of a turn: whether anything was published, and whether anything of that had failed.
+    #[inline]
+    pub fn end_turn(&mut self) -> Option<bool> {
+        self.published.take()
+    }
+}
+
 /// A worker's own state.
 pub struct Core {
     /// The whole NIC.
     pub device: Arc<Device>,
+    /// Index of the worker.
+    pub worker: usize,
+    /// Bytes that one queue pair may move before others have their turn.
+    pub chunk: u64,
     /// Translations.
     pub translator: Translator,
     /// Epoch slots.
@@ -67,6 +135,8 @@ pub struct Core {
     pub timers: Timers,
     /// Left for after the burst.
     pub later: Later,
+    /// Of the queue pair whose turn it is.
+    pub completions: Completions,
     /// What the request that stopped last will miss.
     pub ahead: Ahead,
 }
@@ -74,13 +144,16 @@ pub struct Core {
 impl Core {
     /// For the worker of this index.
     pub fn new(device: Arc<Device>, worker: usize) -> Self {
-        let batching = device.config().fault_batching;
+        let DeviceConfig { chunk, fault_batching: batching, .. } = *device.config();
         Self {
             device,
+            worker,
+            chunk,
             translator: Translator::default(),
             slots: Slots::new(worker),
             timers: Timers::default(),
             later: Later::default(),
+            completions: Completions::default(),
             ahead: Ahead::new(batching),
         }
     }

@@ -3,6 +3,8 @@
 
 pub mod copy;
 pub mod core;
+pub mod doorbells;
+pub mod lock;
 pub mod request;
 pub mod requester;
 pub mod responder;

@@ -45,13 +45,44 @@ pub enum Op {
 }
 
 /// Where the requester's bytes are.
-#[allow(clippy::large_enum_variant)] // reason: one per queue pair, and a box would be an allocation
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Local {
     /// In the element, this many, from [`SEND_WQE_PAYLOAD`].
-    Inline(usize),
-    /// In the requester's memory.
-    List(SgeList),
+    Inline(u32),
+    /// In the requester's memory: entries in the element.
+    List {
+        /// Offset of the first.
+        start: u32,
+        /// Number of entries.
+        count: u8,
+    },
+}
+
+/// The requester's bytes, where [`Local`] says.
+#[derive(Debug, Clone, Copy)]
+pub enum LocalBytes<'a> {
+    /// The bytes themselves.
+    Inline(&'a [u8]),
+    /// Entries that say where they are.
+    List(SgeList<'a>),
+}
+
+impl Local {
+    /// Finds them in the element that was parsed.
+    #[inline]
+    pub fn of(self, element: &Element) -> LocalBytes<'_> {
+        match self {
+            // The parser checked that they fit; nothing else is worth a panic.
+            Self::Inline(len) => {
+                let bytes = element.bytes().get(SEND_WQE_PAYLOAD as usize..).unwrap_or_default();
+                LocalBytes::Inline(bytes.get(..len as usize).unwrap_or_default())
+            }
+            Self::List { start, count } => {
+                let list = SgeList::parse(element, start, count.into());
+                LocalBytes::List(list.unwrap_or(SgeList::EMPTY))
+            }
+        }
+    }
 }
 
 /// A send request.
@@ -80,7 +111,8 @@ pub struct BadElement {
     pub wr_id: u64,
 }
 
-const KNOWN: WqeFlags = WqeFlags::SIGNALED
+/// Flags that a send element may have.
+pub const KNOWN_FLAGS: WqeFlags = WqeFlags::SIGNALED
     .union(WqeFlags::FENCE)
     .union(WqeFlags::SOLICITED)
     .union(WqeFlags::INLINE)
@@ -95,10 +127,10 @@ impl SendRequest {
     /// inline data that do not fit the element, inline READs, atomics that are not of 8 bytes.
     pub fn parse(element: &Element) -> Result<Self, BadElement> {
         let bytes = element.bytes();
-        let (head, _) = SendWqe::read_from_prefix(bytes).map_err(|_| BadElement { wr_id: 0 })?;
+        let (head, _) = SendWqe::ref_from_prefix(bytes).map_err(|_| BadElement { wr_id: 0 })?;
         let bad = BadElement { wr_id: head.wr_id.get() };
         let flags = WqeFlags::from_bits_retain(head.flags);
-        if !KNOWN.contains(flags) || head.reserved != 0 {
+        if !KNOWN_FLAGS.contains(flags) || head.reserved != 0 {
             return Err(bad);
         }
         let remote = Remote { addr: head.remote_addr.get(), rkey: head.rkey.get() };
@@ -110,7 +142,7 @@ impl SendRequest {
             Opcode::RdmaWriteWithImm => (Op::Write(remote), imm),
             Opcode::RdmaRead => (Op::Read(remote), None),
             code @ (Opcode::AtomicCmpSwap | Opcode::AtomicFetchAdd) => {
-                let (atomic, _) = AtomicWqe::read_from_prefix(bytes).map_err(|_| bad)?;
+                let (atomic, _) = AtomicWqe::ref_from_prefix(bytes).map_err(|_| bad)?;
                 let operand = atomic.compare_add.get();
                 let what = if code == Opcode::AtomicCmpSwap {
                     Atomic::CompareSwap { compare: operand, swap: atomic.swap.get() }
@@ -121,11 +153,7 @@ impl SendRequest {
             }
             _ => return Err(bad),
         };
-        let local = Self::local(bytes, &head, flags, op).ok_or(bad)?;
-        let total = match &local {
-            Local::Inline(len) => *len as u64,
-            Local::List(list) => list.total(),
-        };
+        let (local, total) = Self::local(element, head, flags, op).ok_or(bad)?;
         if matches!(op, Op::Atomic(..)) && total != 8 {
             return Err(bad);
         }
@@ -140,19 +168,23 @@ impl SendRequest {
         })
     }
 
-    fn local(bytes: &[u8], head: &SendWqe, flags: WqeFlags, op: Op) -> Option<Local> {
+    /// Where the bytes are, and how many.
+    #[inline]
+    fn local(element: &Element, head: &SendWqe, flags: WqeFlags, op: Op) -> Option<(Local, u64)> {
+        let len = head.length.get();
         if flags.contains(WqeFlags::INLINE) {
-            let len = head.length.get();
-            let fits = len <= MAX_INLINE && (SEND_WQE_PAYLOAD + len) as usize <= bytes.len();
+            let fits =
+                len <= MAX_INLINE && (SEND_WQE_PAYLOAD + len) as usize <= element.bytes().len();
             let sends = matches!(op, Op::Send | Op::Write(_));
-            return (fits && sends && head.num_sge == 0).then_some(Local::Inline(len as usize));
+            return (fits && sends && head.num_sge == 0)
+                .then_some((Local::Inline(len), len.into()));
         }
         let start = match op {
             Op::Atomic(..) => ATOMIC_WQE_PAYLOAD,
             _ => SEND_WQE_PAYLOAD,
         };
-        let list = SgeList::parse(bytes.get(start as usize..)?, head.num_sge.into())?;
-        (head.length.get() == 0).then_some(Local::List(list))
+        let list = SgeList::parse(element, start, head.num_sge.into())?;
+        (len == 0).then_some((Local::List { start, count: head.num_sge }, list.total()))
     }
 
     /// What a completion calls it.
@@ -192,12 +224,17 @@ mod tests {
                 bytes[..4].copy_from_slice(&[opcode, flags, num_sge, 0]);
                 bytes[4..8].copy_from_slice(&len.to_le_bytes());
             }
-            if let Ok(request) = SendRequest::parse(&element(stride, &bytes)) {
-                match request.local {
-                    Local::Inline(len) => prop_assert!(len + 32 <= stride),
-                    Local::List(list) => {
+            let element = element(stride, &bytes);
+            if let Ok(request) = SendRequest::parse(&element) {
+                match request.local.of(&element) {
+                    LocalBytes::Inline(bytes) => {
+                        prop_assert_eq!(request.local, Local::Inline(bytes.len() as u32));
+                        prop_assert_eq!(request.total, bytes.len() as u64);
+                    }
+                    LocalBytes::List(list) => {
+                        let count = list.entries().len() as u8;
                         let start = if matches!(request.op, Op::Atomic(..)) { 48 } else { 32 };
-                        prop_assert!(size_of_val(list.entries()) + start <= stride);
+                        prop_assert_eq!(request.local, Local::List { start, count });
                         prop_assert_eq!(request.total, list.total());
                     }
                 }

@@ -2,11 +2,13 @@
 //! The sending half of a queue pair: one request after the other, in order.
 
 mod turn;
+mod usual;
 
 pub use turn::run;
+use usual::Done;
 
 use crate::engine::core::Core;
-use crate::engine::request::{Local, Op, SendRequest};
+use crate::engine::request::{Op, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
 use crate::engine::stream::Stream;
 use crate::engine::wait::{Reason, Refusal, Side, Wait};
@@ -24,11 +26,10 @@ use vnic_abi::cqe::{Cqe, WcOpcode, WcStatus};
 use vnic_abi::ctrl::{QpAttr, QpState};
 use vnic_abi::doorbell::QP_SQ_OFFSET;
 use vnic_abi::event::EventKind;
-use vnic_abi::wqe::SEND_WQE_PAYLOAD;
 use vnic_iommu::quiesce::Burst;
 
 /// Requests that one queue pair may start before others have their turn.
-const MAX_REQUESTS: u32 = 16;
+const MAX_REQUESTS: u32 = 32;
 /// What a request costs in the scheduler beside its bytes.
 const REQUEST_COST: u64 = 256;
 /// How often to look for the peer when the time-out is "for ever".
@@ -88,8 +89,8 @@ impl Requester {
     /// In the RESET state.
     pub fn new(depth: u32, stride: u32) -> Self {
         Self {
-            ring: WorkRing::new(QP_SQ_OFFSET as usize, depth, stride),
-            element: Element::EMPTY,
+            ring: WorkRing::of_sends(QP_SQ_OFFSET as usize, depth, stride),
+            element: Element::new(stride),
             current: None,
             wait: Wait::Nothing,
             keys: KeyCache::default(),
@@ -141,6 +142,7 @@ impl Requester {
     }
 
     /// The peer, if it is there, ready, and connected to us.
+    #[inline]
     fn peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
         if self.peer_known
             && let Some(peer) = self.peer.upgrade()
@@ -148,6 +150,11 @@ impl Requester {
         {
             return receives(&peer).then_some(peer);
         }
+        self.look_for_peer(qp)
+    }
+
+    #[cold]
+    fn look_for_peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
         let peer = find_peer(qp, &self.attr)?;
         // Before its attributes are looked at: a change afterwards is seen by the next message.
         let connection = peer.connection();
@@ -175,6 +182,7 @@ impl Requester {
     }
 
     /// Takes the next element and parses it. `false` if there is none.
+    #[inline]
     fn fetch(&mut self, qp: &Arc<Qp>, core: &mut Core) -> bool {
         if !self.ring.take(&qp.memory, &mut self.element) {
             return false;
@@ -199,9 +207,17 @@ impl Requester {
         true
     }
 
-    /// Publishes a completion. One that is not a success puts the queue pair into error.
+    /// Publishes completions that were added.
+    #[inline]
+    fn publish(qp: &Arc<Qp>, core: &mut Core) {
+        if core.completions.publish(&qp.send_cq).is_err() {
+            fail(qp, EventKind::QpFatal, &mut core.later);
+        }
+    }
+
+    /// As [`complete`], for the element taken last.
     fn complete(
-        &mut self,
+        &self,
         qp: &Arc<Qp>,
         wr_id: u64,
         opcode: WcOpcode,
@@ -209,30 +225,22 @@ impl Requester {
         byte_len: u64,
         core: &mut Core,
     ) {
-        let cqe = Cqe {
-            wr_id: wr_id.into(),
-            // A message is at most 2^31 bytes.
-            byte_len: (byte_len as u32).into(),
-            qpn: qp.qpn.into(),
-            wqe_count: self.ring.consumed().into(),
-            opcode: opcode.0,
-            status: status.0,
-            ..Cqe::default()
-        };
-        let published = qp.send_cq.publish(cqe, false);
-        if published.is_err() {
-            fail(qp, EventKind::QpFatal, &mut core.later);
-        } else if status != WcStatus::Success {
-            enter_error(qp, &mut core.later);
-        }
+        complete(qp, core, self.ring.consumed(), wr_id, opcode, status, byte_len);
     }
 
-    /// Completes the request in hand.
-    fn finish(&mut self, qp: &Arc<Qp>, status: WcStatus, core: &mut Core) {
-        let Some(Current { request, .. }) = self.current.take() else { return };
+    /// A request came to its end.
+    #[inline]
+    fn progress(&mut self) {
         self.rnr_used = 0;
         self.timeouts = 0;
         self.page_progress();
+    }
+
+    /// Completes the request in hand.
+    #[inline]
+    fn finish(&mut self, qp: &Arc<Qp>, status: WcStatus, core: &mut Core) {
+        let Some(Current { request, .. }) = self.current.take() else { return };
+        self.progress();
         if status != WcStatus::Success || request.signaled || qp.sq_sig_all {
             let (id, opcode) = (request.wr_id, request.wc_opcode());
             self.complete(qp, id, opcode, status, request.total, core);
@@ -240,6 +248,7 @@ impl Requester {
     }
 
     /// Requests end with errors until the ring is empty.
+    #[cold]
     fn flush(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
         self.stop_waiting(qp.qpn);
         self.finish(qp, WcStatus::WrFlushErr, core);
@@ -250,6 +259,7 @@ impl Requester {
                 .map_or_else(|bad| bad.wr_id, |request| request.wr_id);
             self.complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0, core);
         }
+        Self::publish(qp, core);
         let more = qp.responder.lock().flush(qp, &mut core.later);
         // A program that posts as fast as this loop takes gets its next turn in order.
         let more = more || flushed == self.ring.depth();
@@ -289,96 +299,108 @@ impl Requester {
         }
     }
 
+    /// Takes the next request in hand. `false` if there is none, or none that could be.
+    #[inline]
+    fn next(&mut self, qp: &Arc<Qp>, core: &mut Core) -> bool {
+        qp.state() == QpState::Rts && self.fetch(qp, core) && self.current.is_some()
+    }
+
     /// Works until the budget, the ring or something to wait for ends it.
     fn work(&mut self, qp: &Arc<Qp>, core: &mut Core, refused: Option<Refusal>) -> (Pause, Step) {
-        let mut refused = refused;
-        let mut step = Step::default();
-        let budget = core.device.config().chunk;
-        let (mut requests, mut bytes) = (0, 0);
-        let Some(own_slot) = core.slots.of(&qp.session) else { return (Pause::Idle, step) };
+        let (pause, Done { requests, bytes }) = self.work_in_burst(qp, core, refused);
+        // Of requests that failed without a burst.
+        Self::publish(qp, core);
+        if requests != 0 || bytes != 0 {
+            qp.session.work.add(core.worker, u64::from(requests), bytes);
+        }
+        let cost = bytes + (u64::from(requests) + 1) * REQUEST_COST;
+        (pause, Step { cost, more: false })
+    }
+
+    /// Why it ended, and what was done.
+    #[inline]
+    fn work_in_burst(
+        &mut self,
+        qp: &Arc<Qp>,
+        core: &mut Core,
+        mut refused: Option<Refusal>,
+    ) -> (Pause, Done) {
+        let mut done = Done::default();
+        if self.current.is_none()
+            && !(qp.state() == QpState::Rts && self.ring.is_posted(&qp.memory))
+        {
+            return (Pause::Idle, done);
+        }
+        let Some(peer) = self.peer(qp) else {
+            return (self.without_peer(qp, core), done);
+        };
+        let slots = (core.slots.of(&qp.session), core.slots.of(&peer.session));
+        let (Some(own_slot), Some(peer_slot)) = slots else {
+            return (Pause::Idle, done);
+        };
+        let mut responder = peer.responder.lock();
+        // It may have gone, or have been reset, before its lock was ours. Now it stays.
+        if peer.is_destroyed() || !self.is_peer(&peer) {
+            return (Pause::More, done);
+        }
+        let burst = Burst::enter_all(&[&*own_slot, &*peer_slot]);
+        // Requests of this queue pair share the burst and the peer's lock for as long as they need
+        // nothing else.
         let pause = loop {
-            if requests >= MAX_REQUESTS || bytes >= budget {
-                break Pause::More;
-            }
             if self.current.is_none() {
-                if qp.state() != QpState::Rts || !self.fetch(qp, core) {
-                    break Pause::Idle;
+                self.usual(qp, &peer, &mut responder, core, &burst, &mut done, MAX_REQUESTS);
+                if done.requests >= MAX_REQUESTS || done.bytes >= core.chunk {
+                    break Pause::More;
                 }
-                if self.current.is_none() {
+                if !self.next(qp, core) {
                     break Pause::Idle;
                 }
             }
-            let Some(peer) = self.peer(qp) else {
-                match self.unanswered() {
+            let rest = core.chunk.saturating_sub(done.bytes);
+            let (advance, moved) =
+                self.advance(qp, &peer, &mut responder, core, &burst, rest, refused.take());
+            done.bytes += moved;
+            if moved != 0 {
+                self.page_progress();
+                self.timeouts = 0;
+            }
+            match advance {
+                Advance::Done => {
+                    done.requests += 1;
+                    self.finish(qp, WcStatus::Success, core);
+                }
+                Advance::More => break Pause::More,
+                Advance::Missing(missing) => break Pause::Missing(missing),
+                Advance::Nak(nak) => match self.status_of(nak) {
                     Ok(pause) => break pause,
                     Err(status) => {
                         self.finish(qp, status, core);
                         break Pause::Idle;
                     }
+                },
+                Advance::Failed(status) => {
+                    self.finish(qp, status, core);
+                    break Pause::Idle;
                 }
-            };
-            let Some(peer_slot) = core.slots.of(&peer.session) else { break Pause::Idle };
-            let mut responder = peer.responder.lock();
-            // It may have gone, or have been reset, before its lock was ours. Now it stays.
-            if peer.is_destroyed() || !self.is_peer(&peer) {
-                break Pause::More;
-            }
-            let burst = Burst::enter_all(&[&*own_slot, &*peer_slot]);
-            // Requests of this queue pair share the burst and the peer's lock for as long as they
-            // need nothing else.
-            let stop = loop {
-                let advance = self.advance(
-                    qp,
-                    &peer,
-                    &mut responder,
-                    core,
-                    &burst,
-                    budget - bytes.min(budget),
-                    refused.take(),
-                );
-                let (advance, moved) = advance;
-                bytes += moved;
-                if moved != 0 {
-                    self.page_progress();
-                    self.timeouts = 0;
-                }
-                match advance {
-                    Advance::Done => {
-                        requests += 1;
-                        self.finish(qp, WcStatus::Success, core);
-                        let again = requests < MAX_REQUESTS
-                            && bytes < budget
-                            && qp.state() == QpState::Rts
-                            && self.fetch(qp, core)
-                            && self.current.is_some();
-                        if !again {
-                            break None;
-                        }
-                    }
-                    Advance::More => break Some(Pause::More),
-                    Advance::Missing(missing) => break Some(Pause::Missing(missing)),
-                    Advance::Nak(nak) => match self.status_of(nak) {
-                        Ok(pause) => break Some(pause),
-                        Err(status) => {
-                            self.finish(qp, status, core);
-                            break Some(Pause::Idle);
-                        }
-                    },
-                    Advance::Failed(status) => {
-                        self.finish(qp, status, core);
-                        break Some(Pause::Idle);
-                    }
-                }
-            };
-            if let Some(pause) = stop {
-                break pause;
             }
         };
-        qp.session.work.add(u64::from(requests), bytes);
-        step.cost = bytes + (u64::from(requests) + 1) * REQUEST_COST;
-        (pause, step)
+        Self::publish(qp, core);
+        (pause, done)
     }
 
+    /// There is a request, and nobody to send it to.
+    #[cold]
+    fn without_peer(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Pause {
+        if self.current.is_none() && !self.next(qp, core) {
+            return Pause::Idle;
+        }
+        self.unanswered().unwrap_or_else(|status| {
+            self.finish(qp, status, core);
+            Pause::Idle
+        })
+    }
+
+    #[inline]
     #[allow(clippy::too_many_arguments)] // reason: both ends of one transfer
     fn advance(
         &mut self,
@@ -414,14 +436,9 @@ impl Requester {
             }
             None => {}
         }
-        let start = SEND_WQE_PAYLOAD as usize;
-        let inline = match request.local {
-            // The parser checked that they fit.
-            Local::Inline(len) => &self.element.bytes()[start..start + len],
-            Local::List(_) => &[],
-        };
+        let local = request.local.of(&self.element);
         let mut advance =
-            transfer.advance(qp, request, inline, &mut self.keys, peer, responder, done);
+            transfer.advance(qp, request, local, &mut self.keys, peer, responder, done);
         if let Advance::Missing(Missing { recoverable: false, side, .. }) = advance {
             advance = match side {
                 Side::Local => Advance::Failed(WcStatus::LocProtErr),
@@ -429,6 +446,36 @@ impl Requester {
             };
         }
         (advance, transfer.moved)
+    }
+}
+
+/// Adds a completion to those that [`Requester::publish`] publishes. One that is not a success puts the
+/// queue pair into error. `count` is that of elements taken.
+#[inline]
+fn complete(
+    qp: &Arc<Qp>,
+    core: &mut Core,
+    count: u32,
+    wr_id: u64,
+    opcode: WcOpcode,
+    status: WcStatus,
+    byte_len: u64,
+) {
+    let cqe = Cqe {
+        wr_id: wr_id.into(),
+        // A message is at most 2^31 bytes.
+        byte_len: (byte_len as u32).into(),
+        qpn: qp.qpn.into(),
+        wqe_count: count.into(),
+        opcode: opcode.0,
+        status: status.0,
+        ..Cqe::default()
+    };
+    if core.completions.push(&cqe) {
+        Requester::publish(qp, core);
+    }
+    if status != WcStatus::Success {
+        enter_error(qp, &mut core.later);
     }
 }
 

@@ -13,13 +13,14 @@ use crate::ring::memory::RingMemory;
 use crate::ring::rq::{RecvRequest, SgeList};
 use crate::ring::sq::{Element, WorkRing};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use vnic_abi::cqe::{Cqe, CqeFlags, WcOpcode, WcStatus};
 use vnic_abi::ctrl::{AccessFlags, QpAttr, QpState};
 use vnic_abi::doorbell::QP_RQ_WANTS_DOORBELL;
 use vnic_abi::event::EventKind;
 use vnic_iommu::addr::Gva;
+use vnic_iommu::quiesce::full_fence;
 
 /// Why the responder does not carry a request out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +40,15 @@ pub enum Nak {
 pub struct Receiving {
     /// From the driver.
     pub wr_id: u64,
-    /// Where the message goes.
-    pub scatter: SgeList,
+    /// How many entries of the element say where the message goes.
+    num_sge: u8,
 }
 
 /// A contiguous range of the responder's process.
-#[derive(Debug)]
-pub struct Target {
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
     /// Address space.
-    pub space: Arc<Space>,
+    pub space: &'a Space,
     /// First byte.
     pub start: Gva,
     /// End of the region that allows it.
@@ -77,8 +78,8 @@ impl Responder {
     /// In the RESET state.
     pub fn new(offset: usize, depth: u32, stride: u32) -> Self {
         Self {
-            ring: WorkRing::new(offset, depth, stride),
-            element: Element::EMPTY,
+            ring: WorkRing::of_receives(offset, depth, stride),
+            element: Element::new(stride),
             receiving: None,
             keys: KeyCache::default(),
             access: AccessFlags::empty(),
@@ -126,9 +127,9 @@ impl Responder {
             return Some(RecvRequest::parse(&self.element));
         }
         self.want_doorbell(memory, true);
-        // SeqCst: pairs with the driver's fence between publishing an element and reading the word.
+        // Full: pairs with the driver's fence between publishing an element and reading the word.
         // Either the driver rings, or the element is seen here.
-        fence(Ordering::SeqCst);
+        full_fence();
         let found = self.ring.take(memory, &mut self.element);
         found.then(|| RecvRequest::parse(&self.element))
     }
@@ -143,9 +144,9 @@ impl Responder {
         qp: &Arc<Qp>,
         sender: u32,
         later: &mut Later,
-    ) -> Result<Receiving, Nak> {
-        if let Some(receiving) = self.receiving {
-            return Ok(receiving);
+    ) -> Result<(), Nak> {
+        if self.receiving.is_some() {
+            return Ok(());
         }
         let Some(request) = self.take(&qp.memory) else {
             self.waiter = Some(sender);
@@ -156,14 +157,21 @@ impl Responder {
         };
         self.want_doorbell(&qp.memory, false);
         self.waiter = None;
-        let Some(scatter) = request.scatter else {
-            self.receiving = Some(Receiving { wr_id: request.wr_id, scatter: SgeList::EMPTY });
+        let num_sge = request.num_sge.unwrap_or_default();
+        self.receiving = Some(Receiving { wr_id: request.wr_id, num_sge });
+        if request.num_sge.is_none() {
             self.fail_receive(qp, WcStatus::LocQpOpErr, later);
             return Err(Nak::RemoteOperation);
-        };
-        let receiving = Receiving { wr_id: request.wr_id, scatter };
-        self.receiving = Some(receiving);
-        Ok(receiving)
+        }
+        Ok(())
+    }
+
+    /// Where the message goes that arrives, and the keys to look that up with.
+    #[inline]
+    pub fn scatter(&mut self) -> (SgeList<'_>, &mut KeyCache) {
+        let num_sge = self.receiving.map_or(0, |receiving| receiving.num_sge);
+        let list = RecvRequest::scatter(&self.element, num_sge);
+        (list.unwrap_or(SgeList::EMPTY), &mut self.keys)
     }
 
     /// Tells whether an RDMA access is allowed, and where it goes.
@@ -171,30 +179,57 @@ impl Responder {
     /// # Errors
     ///
     /// The [`Nak`] for the requester; this queue pair is then in error.
-    pub fn rdma_target(
+    #[inline]
+    pub fn rdma_target<'q>(
         &mut self,
-        qp: &Arc<Qp>,
+        qp: &'q Arc<Qp>,
         remote: Remote,
         len: u64,
         right: AccessFlags,
         later: &mut Later,
-    ) -> Result<Target, Nak> {
+    ) -> Result<Target<'q>, Nak> {
         if !self.access.contains(right) {
             fail(qp, EventKind::QpRequestError, later);
             return Err(Nak::InvalidRequest);
         }
-        let found = self
-            .keys
-            .get(&qp.session.keys, remote.rkey)
-            .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
-            .and_then(|mr| Some((mr.check(remote.addr, len, right)?, mr.end())));
-        match found {
-            Some((start, end)) => Ok(Target { space: qp.pd.ctx.space.clone(), start, end }),
+        match self.region(qp, remote, len, right) {
+            Some((start, end)) => Ok(Target { space: &qp.pd.ctx.space, start, end }),
             None => {
                 fail(qp, EventKind::QpAccessError, later);
                 Err(Nak::RemoteAccess)
             }
         }
+    }
+
+    /// Where an RDMA access goes, if it is allowed. Nothing happens if it is not.
+    #[inline]
+    pub fn allowed(
+        &mut self,
+        qp: &Qp,
+        remote: Remote,
+        len: u64,
+        right: AccessFlags,
+    ) -> Option<Gva> {
+        if !self.access.contains(right) {
+            return None;
+        }
+        self.region(qp, remote, len, right).map(|(start, _)| start)
+    }
+
+    /// The first byte, and the end of the region that allows the access.
+    #[inline]
+    fn region(
+        &mut self,
+        qp: &Qp,
+        remote: Remote,
+        len: u64,
+        right: AccessFlags,
+    ) -> Option<(Gva, Gva)> {
+        let mr = self.keys.get(&qp.session.keys, remote.rkey)?;
+        if !Arc::ptr_eq(&mr.pd, &qp.pd) {
+            return None;
+        }
+        Some((mr.check(remote.addr, len, right)?, mr.end()))
     }
 
     /// Completes the message that arrived.
@@ -220,12 +255,12 @@ impl Responder {
             cqe.imm = imm;
             cqe.flags = CqeFlags::WITH_IMM.bits();
         }
-        later.notify_recv(qp);
+        later.notify(&qp.recv_cq, solicited);
         if !self.established && qp.state() == QpState::Rtr {
             later.event(qp, EventKind::CommEstablished);
         }
         self.established = true;
-        qp.recv_cq.publish(cqe, solicited).map_err(|_| {
+        qp.recv_cq.publish(&[cqe]).map_err(|_| {
             fail(qp, EventKind::QpFatal, later);
             Nak::RemoteOperation
         })
@@ -236,8 +271,8 @@ impl Responder {
         if let Some(receiving) = self.receiving.take() {
             let cqe = self.cqe(qp, receiving.wr_id, status);
             // An overrun is told by an event of its own.
-            let _ = qp.recv_cq.publish(cqe, true);
-            later.notify_recv(qp);
+            let _ = qp.recv_cq.publish(&[cqe]);
+            later.notify(&qp.recv_cq, true);
         }
         enter_error(qp, later);
     }
@@ -256,7 +291,7 @@ impl Responder {
     /// Flushes up to a ring's worth of receive elements; from now on the driver rings for each new
     /// one. `true` if there may be more: then it was not asked to ring yet.
     pub fn flush(&mut self, qp: &Arc<Qp>, later: &mut Later) -> bool {
-        later.notify_recv(qp);
+        later.notify(&qp.recv_cq, true);
         let mut wr_id = self.receiving.take().map(|receiving| receiving.wr_id);
         for _ in 0..=self.ring.depth() {
             let Some(id) = wr_id.or_else(|| self.take(&qp.memory).map(|request| request.wr_id))
@@ -265,7 +300,7 @@ impl Responder {
             };
             wr_id = None;
             let cqe = self.cqe(qp, id, WcStatus::WrFlushErr);
-            if qp.recv_cq.publish(cqe, true).is_err() {
+            if qp.recv_cq.publish(&[cqe]).is_err() {
                 return false;
             }
         }
@@ -322,7 +357,7 @@ mod tests {
             qp.memory.word(8192 + index * 64).store(element, Ordering::Relaxed);
         }
         let (mut responder, mut later) = (qp.responder.lock(), Later::default());
-        responder.receiving = Some(Receiving { wr_id: 1, scatter: SgeList::EMPTY });
+        responder.receiving = Some(Receiving { wr_id: 1, num_sge: 0 });
         assert!(responder.flush(&qp, &mut later) && !wants());
         assert!(!responder.flush(&qp, &mut later) && wants());
         assert_eq!(responder.ring.consumed(), 4);

@@ -96,10 +96,17 @@ impl Schedule {
     /// Gives `qp` a turn, unless it has one coming.
     #[inline]
     pub fn push(&mut self, qp: &Arc<Qp>) {
-        // Relaxed: only this worker uses the flag.
-        if !qp.scheduled.swap(true, Ordering::Relaxed) {
+        // Relaxed, both: only this worker uses the flag.
+        if !qp.scheduled.load(Ordering::Relaxed) {
+            qp.scheduled.store(true, Ordering::Relaxed);
             self.queue.push(qp.session.uid, qp.clone());
         }
+    }
+
+    /// Gives `qp` another turn after one that cost this, and that was not taken from here.
+    pub fn push_after(&mut self, qp: &Arc<Qp>, cost: u64) {
+        self.push(qp);
+        self.queue.charge(qp.session.uid, cost, None);
     }
 
     /// Runs one turn. `false` if nobody is ready.
@@ -109,7 +116,10 @@ impl Schedule {
         // Relaxed: as above. Before the turn, so that whatever comes meanwhile counts.
         qp.scheduled.store(false, Ordering::Relaxed);
         let (cost, more) = run(&qp);
-        let again = more && !qp.scheduled.swap(true, Ordering::Relaxed);
+        let again = more && !qp.scheduled.load(Ordering::Relaxed);
+        if again {
+            qp.scheduled.store(true, Ordering::Relaxed);
+        }
         self.queue.charge(tenant, cost, again.then_some(qp));
         true
     }

@@ -8,9 +8,9 @@
 
 use crate::device::Device;
 use crate::engine::core::Core;
+use crate::engine::doorbells::Doorbells;
 use crate::engine::requester;
 use crate::engine::schedule::Schedule;
-use crate::object::ctx::Ctx;
 use crate::object::qp::Qp;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -31,8 +31,7 @@ pub struct Handle {
     /// Queue pairs to look at.
     inbox: Mutex<Vec<Arc<Qp>>>,
     has_mail: AtomicBool,
-    /// Contexts to poll, and how often that changed.
-    contexts: Mutex<Arc<Vec<Arc<Ctx>>>>,
+    /// How often the contexts changed, or the lines of their doorbells that are this worker's.
     version: AtomicU64,
 }
 
@@ -59,26 +58,11 @@ impl Handle {
         self.wake();
     }
 
-    fn update(&self, change: impl FnOnce(&mut Vec<Arc<Ctx>>)) {
-        change(Arc::make_mut(&mut *self.contexts.lock()));
-        self.refresh();
-    }
-
     /// Lets the worker look again at which contexts and sessions there are.
     pub fn refresh(&self) {
         // Release: pairs with the Acquire in the worker's `reload`.
         self.version.fetch_add(1, Ordering::Release);
         self.wake();
-    }
-
-    /// Adds a context. The worker is woken, since the new page does not ask for kicks.
-    pub fn add_context(&self, ctx: Arc<Ctx>) {
-        self.update(|contexts| contexts.push(ctx));
-    }
-
-    /// Removes a context; wait for a grace period before its page goes.
-    pub fn remove_context(&self, ctx: &Arc<Ctx>) {
-        self.update(|contexts| contexts.retain(|held| !Arc::ptr_eq(held, ctx)));
     }
 }
 
@@ -113,21 +97,23 @@ impl Drop for AbortOnPanic {
     }
 }
 
-struct Worker {
+/// A worker without a thread. [`spawn`] gives it one; benches step it by hand.
+pub struct Worker {
     index: usize,
     core: Core,
     schedule: Schedule,
-    contexts: Arc<Vec<Arc<Ctx>>>,
+    doorbells: Doorbells,
     version: u64,
 }
 
 impl Worker {
-    fn new(device: Arc<Device>, index: usize) -> Self {
+    /// Worker `index` of `device`.
+    pub fn new(device: Arc<Device>, index: usize) -> Self {
         Self {
             index,
             core: Core::new(device, index),
             schedule: Schedule::default(),
-            contexts: Arc::default(),
+            doorbells: Doorbells::default(),
             version: 0,
         }
     }
@@ -140,9 +126,7 @@ impl Worker {
         let mut idle_passes = 0u32;
         // Acquire: pairs with the Release in `stop`.
         while !handle.stop.load(Ordering::Acquire) {
-            device.grace().quiescent(self.index);
-            self.reload(handle);
-            if self.pass(handle) {
+            if self.step(&device) {
                 idle_passes = 0;
                 continue;
             }
@@ -160,13 +144,33 @@ impl Worker {
         device.grace().sleep(self.index);
     }
 
+    /// A pass: takes note of what changed, and looks at everything once. `true` if anything was done.
+    #[inline]
+    pub fn step(&mut self, device: &Device) -> bool {
+        device.grace().quiescent(self.index);
+        let handle = device.handle(self.index);
+        self.reload(handle);
+        self.pass(handle)
+    }
+
     /// One look at everything. `true` if anything was done.
     fn pass(&mut self, handle: &Handle) -> bool {
-        let mut busy = false;
-        let schedule = &mut self.schedule;
-        for ctx in self.contexts.iter() {
-            busy |= ctx.take_doorbells(|qp| schedule.push(qp));
-        }
+        let Self { doorbells, schedule, core, .. } = self;
+        // Where nobody waits, the first that rings has its turn without standing in line.
+        let mut free = schedule.is_empty();
+        #[allow(unsafe_code)] // reason: that this is a pass is known here
+        // SAFETY: `step` has announced the pass, and announces the next one after this.
+        let mut busy = unsafe {
+            doorbells.poll(|qp| {
+                if !std::mem::take(&mut free) {
+                    return schedule.push(qp);
+                }
+                let step = requester::run(core, qp);
+                if step.more {
+                    schedule.push_after(qp, step.cost);
+                }
+            })
+        };
         // Relaxed: a hint; mail is found at the next pass at the latest.
         if handle.has_mail.load(Ordering::Relaxed) {
             busy = true;
@@ -178,10 +182,9 @@ impl Worker {
                 schedule.push(&qp);
             }
         }
-        if !self.core.timers.is_empty() {
-            self.core.timers.expire(Instant::now(), |qp| schedule.push(&qp));
+        if !core.timers.is_empty() {
+            core.timers.expire(Instant::now(), |qp| schedule.push(&qp));
         }
-        let core = &mut self.core;
         for _ in 0..TURNS {
             let ran = schedule.turn(|qp| {
                 let step = requester::run(core, qp);
@@ -202,24 +205,23 @@ impl Worker {
         if version == self.version {
             return;
         }
+        self.renew(version);
+    }
+
+    #[cold]
+    fn renew(&mut self, version: u64) {
         self.version = version;
-        self.contexts = handle.contexts.lock().clone();
+        self.doorbells.renew(&self.core.device.contexts(), self.index);
         let live = self.core.device.live_sessions();
         self.core.slots.retain(|uid| live.contains(&uid));
     }
 
-    fn set_need_kick(&self, need: bool) {
-        for ctx in self.contexts.iter() {
-            ctx.set_need_kick(need);
-        }
-    }
-
     /// Sleeps until a kick, mail, a change of contexts or a timer.
     fn sleep(&mut self, handle: &Handle) {
-        self.set_need_kick(true);
+        self.doorbells.set_need_kick(self.index, true);
         // SeqCst: pairs with the driver's SeqCst OR of its doorbell bit, see the module's text.
         fence(Ordering::SeqCst);
-        let work = self.contexts.iter().any(|ctx| ctx.has_doorbell())
+        let work = self.doorbells.any()
             || handle.has_mail.load(Ordering::SeqCst)
             || handle.version.load(Ordering::SeqCst) != self.version
             || handle.stop.load(Ordering::SeqCst);
@@ -234,6 +236,6 @@ impl Worker {
             // Pages of contexts that were removed meanwhile are not ours to write.
             self.reload(handle);
         }
-        self.set_need_kick(false);
+        self.doorbells.set_need_kick(self.index, false);
     }
 }

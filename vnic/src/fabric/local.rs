@@ -3,7 +3,7 @@
 
 use crate::engine::copy::forward;
 use crate::engine::core::Later;
-use crate::engine::request::{Atomic, Local, Op, Remote, SendRequest};
+use crate::engine::request::{Atomic, LocalBytes, Op, Remote, SendRequest};
 use crate::engine::responder::{Nak, Responder, Target, fail};
 use crate::engine::stream;
 use crate::engine::wait::Side;
@@ -60,15 +60,15 @@ enum Bytes<'a> {
     /// In the device's copy of an element.
     Held(&'a [u8]),
     /// In a list of ranges, each with a key.
-    List { qp: &'a Qp, list: &'a SgeList, keys: &'a mut KeyCache, right: AccessFlags },
+    List { qp: &'a Qp, list: SgeList<'a>, keys: &'a mut KeyCache, right: AccessFlags },
     /// In one range.
-    Range(&'a Target),
+    Range(Target<'a>),
 }
 
 /// A contiguous piece of one end.
 enum Piece<'a> {
     Held(&'a [u8]),
-    Mapped { space: &'a Arc<Space>, va: Gva, len: u64, limit: Gva },
+    Mapped { space: &'a Space, va: Gva, len: u64, limit: Gva },
 }
 
 /// A key does not cover its range.
@@ -81,7 +81,7 @@ impl Bytes<'_> {
             Self::Held(bytes) => Ok(Piece::Held(bytes.get(offset as usize..).ok_or(BadKey)?)),
             Self::Range(target) => {
                 let va = Gva(target.start.0 + offset);
-                Ok(Piece::Mapped { space: &target.space, va, len: u64::MAX, limit: target.end })
+                Ok(Piece::Mapped { space: target.space, va, len: u64::MAX, limit: target.end })
             }
             Self::List { qp, list, keys, right } => {
                 let mut before = 0;
@@ -110,7 +110,7 @@ impl Bytes<'_> {
 }
 
 /// Checks every key of a list before anything moves.
-fn check_list(qp: &Qp, list: &SgeList, keys: &mut KeyCache, right: AccessFlags) -> bool {
+fn check_list(qp: &Qp, list: SgeList<'_>, keys: &mut KeyCache, right: AccessFlags) -> bool {
     list.entries().iter().filter(|sge| sge.length.get() != 0).all(|sge| {
         keys.get(&qp.session.keys, sge.lkey.get())
             .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
@@ -148,7 +148,7 @@ impl<'a> Transfer<'a, '_> {
         &mut self,
         qp: &Arc<Qp>,
         request: &SendRequest,
-        inline: &[u8],
+        local: LocalBytes<'_>,
         keys: &mut KeyCache,
         peer: &Arc<Qp>,
         responder: &mut Responder,
@@ -156,15 +156,15 @@ impl<'a> Transfer<'a, '_> {
     ) -> Advance {
         let reads = matches!(request.op, Op::Read(_) | Op::Atomic(..));
         let right = if reads { AccessFlags::LOCAL_WRITE } else { AccessFlags::empty() };
-        if let Local::List(list) = &request.local
+        if let LocalBytes::List(list) = local
             && *done == 0
             && !check_list(qp, list, keys, right)
         {
             return Advance::Failed(WcStatus::LocProtErr);
         }
-        let local = match &request.local {
-            Local::Inline(_) => Bytes::Held(inline),
-            Local::List(list) => Bytes::List { qp, list, keys, right },
+        let local = match local {
+            LocalBytes::Inline(bytes) => Bytes::Held(bytes),
+            LocalBytes::List(list) => Bytes::List { qp, list, keys, right },
         };
         match request.op {
             Op::Send => self.send(qp, request, local, peer, responder, done),
@@ -183,20 +183,15 @@ impl<'a> Transfer<'a, '_> {
         responder: &mut Responder,
         done: &mut u64,
     ) -> Advance {
-        let receiving = match responder.begin_receive(peer, qp.qpn, self.later) {
-            Ok(receiving) => receiving,
-            Err(nak) => return Advance::Nak(nak),
-        };
-        if request.total > receiving.scatter.total() {
+        if let Err(nak) = responder.begin_receive(peer, qp.qpn, self.later) {
+            return Advance::Nak(nak);
+        }
+        let (list, keys) = responder.scatter();
+        if request.total > list.total() {
             responder.fail_receive(peer, WcStatus::LocLenErr, self.later);
             return Advance::Nak(Nak::InvalidRequest);
         }
-        let remote = Bytes::List {
-            qp: peer,
-            list: &receiving.scatter,
-            keys: &mut responder.keys,
-            right: AccessFlags::LOCAL_WRITE,
-        };
+        let remote = Bytes::List { qp: peer, list, keys, right: AccessFlags::LOCAL_WRITE };
         match self.copy(local, remote, Side::Remote, request.total, done) {
             Ok(true) => {}
             Ok(false) => return Advance::More,
@@ -240,7 +235,7 @@ impl<'a> Transfer<'a, '_> {
                 Ok(target) => target,
                 Err(nak) => return Advance::Nak(nak),
             };
-            match self.copy(local, Bytes::Range(&target), Side::Remote, request.total, done) {
+            match self.copy(local, Bytes::Range(target), Side::Remote, request.total, done) {
                 Ok(true) => {}
                 Ok(false) => return Advance::More,
                 Err(stop) => return self.rdma_stop(stop, peer),
@@ -272,7 +267,7 @@ impl<'a> Transfer<'a, '_> {
             Ok(target) => target,
             Err(nak) => return Advance::Nak(nak),
         };
-        match self.copy(Bytes::Range(&target), local, Side::Local, request.total, done) {
+        match self.copy(Bytes::Range(target), local, Side::Local, request.total, done) {
             Ok(true) => Advance::Done,
             Ok(false) => Advance::More,
             Err(stop) => self.rdma_stop(stop, peer),
@@ -306,25 +301,17 @@ impl<'a> Transfer<'a, '_> {
             Err(nak) => return Advance::Nak(nak),
         };
         // The result's place first: an atomic must not happen twice because its result had none.
-        let mut place = [std::ptr::null_mut::<u8>(); 8];
-        for (offset, byte) in place.iter_mut().enumerate() {
-            let piece = match local.piece(offset as u64) {
-                Ok(piece) => piece,
-                Err(BadKey) => return Advance::Failed(WcStatus::LocProtErr),
-            };
-            match self.map(&piece, 1, Access::Write, Side::Local) {
-                Ok(Some(chunk)) => *byte = chunk.as_ptr(),
-                Ok(None) => return Advance::Failed(WcStatus::LocProtErr),
-                Err(missing) => {
-                    let (from, to) = (Bytes::Range(&target), local);
-                    let ends =
-                        [(to, Side::Local, Access::Write), (from, Side::Remote, Access::Write)];
-                    return Advance::Missing(self.look_ahead(missing, ends, 0, 8));
-                }
+        let place = match self.places(&mut local) {
+            Ok(place) => place,
+            Err(Stop::Page(missing)) => {
+                let (from, to) = (Bytes::Range(target), local);
+                let ends = [(to, Side::Local, Access::Write), (from, Side::Remote, Access::Write)];
+                return Advance::Missing(self.look_ahead(missing, ends, 0, 8));
             }
-        }
+            Err(Stop::Key(_)) => return Advance::Failed(WcStatus::LocProtErr),
+        };
         let word =
-            Piece::Mapped { space: &target.space, va: target.start, len: 8, limit: target.end };
+            Piece::Mapped { space: target.space, va: target.start, len: 8, limit: target.end };
         let chunk = match self.map(&word, 8, Access::Write, Side::Remote) {
             Ok(Some(chunk)) if chunk.len() == 8 && chunk.as_ptr().cast::<u64>().is_aligned() => {
                 chunk
@@ -352,6 +339,26 @@ impl<'a> Transfer<'a, '_> {
         }
         self.moved += 8;
         Advance::Done
+    }
+
+    /// Where each of the eight bytes of an atomic's result goes.
+    fn places(&mut self, local: &mut Bytes<'_>) -> Result<[*mut u8; 8], Stop> {
+        let mut place = [std::ptr::null_mut::<u8>(); 8];
+        let mut done = 0;
+        while done < place.len() {
+            let piece = local.piece(done as u64).map_err(|BadKey| Stop::Key(Side::Local))?;
+            let want = piece.len().min((place.len() - done) as u64);
+            let chunk = self
+                .map(&piece, want, Access::Write, Side::Local)
+                .map_err(Stop::Page)?
+                .ok_or(Stop::Key(Side::Local))?;
+            let len = chunk.len().min(want as usize);
+            for (offset, byte) in place[done..].iter_mut().take(len).enumerate() {
+                *byte = chunk.as_ptr().wrapping_add(offset);
+            }
+            done += len;
+        }
+        Ok(place)
     }
 
     fn refuse_atomic(&mut self, peer: &Arc<Qp>) -> Advance {

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Completion queues.
 
+use crate::engine::lock::Lock;
 use crate::object::ctx::Ctx;
 use crate::port::PortEvents;
-use crate::ring::cq::{CompletionRing, Overrun};
+use crate::ring::cq::{CompletionRing, Overrun, take_arm};
 use crate::ring::memory::RingMemory;
 use crate::session::Session;
-use parking_lot::Mutex;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use vnic_abi::cqe::{CQ_RING_OFFSET, CQE_SIZE, Cqe, WcStatus};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use vnic_abi::cqe::{CQ_RING_OFFSET, CQE_SIZE, Cqe};
 use vnic_abi::event::{Event, EventKind};
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gpa;
@@ -31,71 +32,79 @@ pub struct CqParams {
 #[derive(Debug)]
 struct Producer {
     ring: CompletionRing,
-    /// The memory; `None` once the queue is destroyed.
-    memory: Option<RingMemory>,
     overrun: bool,
-    /// The guest has not been told of the overrun yet.
-    untold: bool,
-    /// Completions since the arm word was last looked at.
-    fresh: bool,
-    /// One of them was solicited or failed.
-    solicited: bool,
+    /// Nobody is left to see completions.
+    destroyed: bool,
 }
 
 /// A completion queue.
-#[derive(Debug)]
 pub struct Cq {
     /// Handle.
     pub handle: u32,
     /// Owner.
     pub ctx: Arc<Ctx>,
     cookie: u64,
-    producer: Mutex<Producer>,
+    up: Arc<dyn PortEvents>,
+    memory: RingMemory,
+    producer: Lock<Producer>,
+    /// The guest has not been told of the overrun yet.
+    untold: AtomicBool,
     users: AtomicU32,
 }
 
+impl fmt::Debug for Cq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cq").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
 impl Cq {
-    /// Publishes a completion. Events, if any are due, are sent by [`Self::notify`].
+    /// Publishes completions, in order. Say so with [`Self::notify`] in the same pass of the worker.
     ///
     /// # Errors
     ///
-    /// [`Overrun`] if there was no room; the guest is told by an event, once.
+    /// [`Overrun`] if there was no room for the last ones; the guest is told by an event, once.
     #[inline]
-    pub fn publish(&self, cqe: Cqe, solicited: bool) -> Result<(), Overrun> {
+    pub fn publish(&self, cqes: &[Cqe]) -> Result<(), Overrun> {
         let mut producer = self.producer.lock();
-        let Producer { ring, memory: Some(memory), overrun, .. } = &mut *producer else {
-            // Destroyed: the queue pairs were, too; nobody is left to see it.
+        let Producer { ring, overrun, destroyed } = &mut *producer;
+        if *destroyed {
             return Ok(());
-        };
+        }
         if *overrun {
             return Err(Overrun);
         }
-        if let Err(error) = ring.publish(memory, cqe) {
-            *overrun = true;
-            producer.untold = true;
-            return Err(error);
+        for cqe in cqes {
+            if let Err(error) = ring.publish(&self.memory, cqe) {
+                *overrun = true;
+                // Relaxed: whoever publishes notifies afterwards.
+                self.untold.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
         }
-        producer.fresh = true;
-        producer.solicited |= solicited || cqe.status != WcStatus::Success.0;
         Ok(())
     }
 
-    /// Sends the completion event if the driver armed the queue, and tells of an overrun. Call after a
-    /// batch, outside bursts.
+    /// After completions were published: sends the completion event if the driver armed the queue, and
+    /// tells of an overrun. `solicited` says whether one of them was solicited or failed. Call outside
+    /// bursts, and without the lock of a queue pair: it may make a system call.
     #[inline]
-    pub fn notify(&self, up: &dyn PortEvents) {
-        let mut producer = self.producer.lock();
-        if std::mem::take(&mut producer.untold) {
-            up.event(self.event(EventKind::CqError));
+    pub fn notify(&self, solicited: bool) {
+        // Relaxed: see `publish`.
+        if self.untold.load(Ordering::Relaxed) {
+            self.tell_overrun();
         }
-        if !std::mem::take(&mut producer.fresh) {
-            return;
+        // A queue that was destroyed meanwhile keeps its memory until this pass is over.
+        if take_arm(&self.memory, solicited) {
+            self.up.event(self.event(EventKind::Completion));
         }
-        let solicited = std::mem::take(&mut producer.solicited);
-        let Producer { ring, memory: Some(memory), .. } = &*producer else { return };
-        if ring.take_arm(memory, solicited) {
-            drop(producer);
-            up.event(self.event(EventKind::Completion));
+    }
+
+    #[cold]
+    fn tell_overrun(&self) {
+        // Relaxed: the swap decides who tells it.
+        if self.untold.swap(false, Ordering::Relaxed) {
+            self.up.event(self.event(EventKind::CqError));
         }
     }
 
@@ -127,20 +136,17 @@ impl Session {
         }
         let bytes = u64::from(CQ_RING_OFFSET) + u64::from(params.depth) * u64::from(CQE_SIZE);
         let memory = RingMemory::new(&self.ram.current(), &self.ring_pages, &params.pages, bytes)?;
-        let producer = Producer {
-            ring: CompletionRing::new(params.depth),
-            memory: Some(memory),
-            overrun: false,
-            untold: false,
-            fresh: false,
-            solicited: false,
-        };
+        let ring = CompletionRing::new(params.depth);
+        let producer = Producer { ring, overrun: false, destroyed: false };
         let cq = self.cqs.lock().insert_with(|handle| {
             Ok(Cq {
                 handle,
                 ctx,
                 cookie: params.cookie,
-                producer: Mutex::new(producer),
+                up: self.up.clone(),
+                memory,
+                producer: Lock::new(producer),
+                untold: AtomicBool::new(false),
                 users: AtomicU32::new(0),
             })
         })?;
@@ -153,6 +159,14 @@ impl Session {
     ///
     /// `BadHandle`; `Busy` while a queue pair uses it.
     pub fn cq_destroy(&self, handle: u32) -> Result<(), Status> {
+        self.cq_remove(handle)?;
+        // A worker may be about to look whether the queue is armed.
+        self.device.grace().synchronize();
+        Ok(())
+    }
+
+    /// Destroys a completion queue whose memory may be looked at until a grace period is over.
+    pub(crate) fn cq_remove(&self, handle: u32) -> Result<(), Status> {
         let mut cqs = self.cqs.lock();
         // Relaxed: see `release`.
         if cqs.get(handle)?.users.load(Ordering::Relaxed) != 0 {
@@ -160,7 +174,7 @@ impl Session {
         }
         let cq = cqs.remove(handle)?;
         drop(cqs);
-        cq.producer.lock().memory = None;
+        cq.producer.lock().destroyed = true;
         Ok(())
     }
 

@@ -4,19 +4,41 @@
 use crate::object::qp::Qp;
 use crate::object::space::Space;
 use crate::session::Session;
-use parking_lot::RwLock;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use parking_lot::Mutex;
+use std::mem::ManuallyDrop;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use vnic_abi::doorbell::{DOORBELL_BITMAP, DOORBELL_BITS, DOORBELL_NEED_KICK};
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gpa;
-use vnic_iommu::quiesce::{GuestPage, SharedWords};
+use vnic_iommu::quiesce::{GuestPage, SharedWords, full_fence_after_swap};
 
-/// Queue pairs by doorbell index.
+/// Words of the bitmap in a cache line. A line is one worker's, so that no two look at the same.
+const LINE_WORDS: usize = 8;
+/// Queue pairs that have their bit in one line.
+const LINE_BITS: usize = LINE_WORDS * 64;
+/// Lines of the bitmap, and so workers that can share out one context.
+pub const LINES: usize = DOORBELL_BITS as usize / LINE_BITS;
+
+/// A queue pair, by its bit. Null, or from [`Arc::into_raw`].
+type Slot = AtomicPtr<Qp>;
+
+/// What a line of the bitmap stands for.
 #[derive(Debug, Default)]
-struct Doorbells {
-    qps: Vec<Option<Arc<Qp>>>,
-    free: Vec<u32>,
+struct Line {
+    /// Made when the line is first used.
+    slots: OnceLock<Box<[Slot]>>,
+    /// Words that any queue pair has used: what has to be looked at.
+    words: AtomicU8,
+}
+
+/// Which bits of a line are taken.
+#[derive(Debug, Default)]
+struct Taken {
+    /// Bits from here on were never used.
+    next: usize,
+    free: Vec<usize>,
 }
 
 /// A context.
@@ -26,95 +48,149 @@ pub struct Ctx {
     pub handle: u32,
     /// Address space of everything in it.
     pub space: Arc<Space>,
-    /// Index of the worker that polls it.
-    pub worker: usize,
     page: GuestPage,
-    doorbells: RwLock<Doorbells>,
-    /// Words of the bitmap that any queue pair uses: what a scan has to look at.
-    words: AtomicU32,
+    lines: [Line; LINES],
+    taken: Mutex<[Taken; LINES]>,
+    /// The worker of the first line, and the number of workers.
+    first_worker: usize,
+    workers: usize,
+    next_share: AtomicU32,
 }
 
 impl Ctx {
-    /// Gives `qp` the lowest free doorbell index.
-    pub fn bind_doorbell(&self, make: impl FnOnce(u32) -> Arc<Qp>) -> Result<Arc<Qp>, Status> {
-        let mut doorbells = self.doorbells.write();
-        let index = match doorbells.free.pop() {
-            Some(index) => index,
-            None if doorbells.qps.len() < DOORBELL_BITS as usize => {
-                doorbells.qps.push(None);
-                doorbells.qps.len() as u32 - 1
-            }
-            None => return Err(Status::Limit),
-        };
-        let qp = make(index);
-        doorbells.qps[index as usize] = Some(qp.clone());
-        let words = (doorbells.qps.len() as u32).div_ceil(64);
-        // Relaxed: a scan that misses the new word is followed by another one before sleep.
-        self.words.store(words, Ordering::Relaxed);
-        Ok(qp)
+    /// Workers among which its queue pairs are shared out.
+    fn shares(&self) -> usize {
+        self.workers.min(LINES)
     }
 
-    /// Takes the doorbell index back.
-    pub fn release_doorbell(&self, index: u32) {
-        let mut doorbells = self.doorbells.write();
-        if let Some(slot) = doorbells.qps.get_mut(index as usize)
-            && slot.take().is_some()
-        {
-            doorbells.free.push(index);
+    /// The worker that looks at a line.
+    pub fn worker_of_line(&self, line: usize) -> usize {
+        (self.first_worker + line % self.shares()) % self.workers
+    }
+
+    /// Gives the queue pair that `make` makes, from the index of a bit and of a worker, that bit. The
+    /// worker is the next in turn. Also tells whether the bit is in a line that nobody used before.
+    pub fn bind_doorbell(
+        &self,
+        make: impl FnOnce(u32, usize) -> Arc<Qp>,
+    ) -> Result<(Arc<Qp>, bool), Status> {
+        let mut taken = self.taken.lock();
+        let shares = self.shares();
+        // Relaxed: any order will do.
+        let turn = self.next_share.fetch_add(1, Ordering::Relaxed) as usize;
+        let mut lines = (0..shares)
+            .flat_map(|share| ((turn + share) % shares..LINES).step_by(shares))
+            .map(|line| (line, taken[line].free.is_empty(), taken[line].next));
+        let (line, fresh, next) =
+            lines.find(|(_, full, next)| !full || *next < LINE_BITS).ok_or(Status::Limit)?;
+        let bit = if fresh { next } else { taken[line].free.pop().ok_or(Status::Limit)? };
+        if fresh {
+            taken[line].next += 1;
         }
+        let qp = make((line * LINE_BITS + bit) as u32, self.worker_of_line(line));
+        let Line { slots, words } = &self.lines[line];
+        let first = slots.get().is_none();
+        let slots = slots.get_or_init(|| (0..LINE_BITS).map(|_| Slot::default()).collect());
+        // Release: pairs with the Acquire in `take_doorbells`, so that the queue pair is whole.
+        slots[bit].store(Arc::into_raw(qp.clone()).cast_mut(), Ordering::Release);
+        // Relaxed: a look that misses the new word is followed by another one before any sleep.
+        words.store(taken[line].next.div_ceil(64) as u8, Ordering::Relaxed);
+        Ok((qp, first))
     }
 
-    fn word(index: usize) -> usize {
-        DOORBELL_BITMAP as usize / 8 + index
+    /// Takes the doorbell index back. After the return no worker finds the queue pair by it, or still
+    /// uses what it found.
+    pub fn release_doorbell(&self, index: u32, grace: impl FnOnce()) {
+        let (line, bit) = (index as usize / LINE_BITS, index as usize % LINE_BITS);
+        let Some(slot) = self.lines.get(line).and_then(|line| line.slots.get()?.get(bit)) else {
+            return;
+        };
+        // Release, as Acquire: the pointer is that of `bind_doorbell`. To workers, null says nothing.
+        let held = slot.swap(null_mut(), Ordering::AcqRel);
+        if held.is_null() {
+            return;
+        }
+        grace();
+        #[allow(unsafe_code)] // reason: ends what `into_raw` began
+        // SAFETY: from `into_raw`, and taken out of the slot by this call alone; after the grace period
+        // no worker has a reference to it that it does not count.
+        drop(unsafe { Arc::from_raw(held) });
+        self.taken.lock()[line].free.push(bit);
     }
 
-    /// Takes every doorbell bit that is set, and hands out the queue pairs. `true` if any was set.
-    #[inline]
-    pub fn take_doorbells(&self, mut each: impl FnMut(&Arc<Qp>)) -> bool {
-        let mut any = false;
+    const fn word(line: usize, word: usize) -> usize {
+        DOORBELL_BITMAP as usize / 8 + line * LINE_WORDS + word
+    }
+
+    fn words(&self, line: usize) -> std::ops::Range<usize> {
         // Relaxed: see `bind_doorbell`.
-        for index in 0..self.words.load(Ordering::Relaxed) as usize {
+        0..usize::from(self.lines[line].words.load(Ordering::Relaxed)).min(LINE_WORDS)
+    }
+
+    /// Whether the line has ever been used.
+    pub fn uses_line(&self, line: usize) -> bool {
+        self.lines[line].slots.get().is_some()
+    }
+
+    /// Takes every doorbell bit of a line that is set, and hands out the queue pairs. `true` if any was
+    /// set.
+    ///
+    /// # Safety
+    ///
+    /// The caller is a worker, in a pass (see [`Grace`](vnic_iommu::quiesce::Grace)).
+    #[inline]
+    #[allow(unsafe_code)] // reason: passes are the worker's to vouch for
+    pub unsafe fn take_doorbells(&self, line: usize, mut each: impl FnMut(&Arc<Qp>)) -> bool {
+        let mut any = false;
+        for index in self.words(line) {
+            let word = self.page.word(Self::word(line, index));
             // Relaxed: only a hint that the exchange below is worth it.
-            if self.page.load(Self::word(index), Ordering::Relaxed) == 0 {
+            if word.load(Ordering::Relaxed) == 0 {
                 continue;
             }
             any = true;
-            // AcqRel: pairs with the driver's OR after it published the element, so that the
-            // element is seen by whoever saw the bit.
-            let mut bits = self.page_word(index).swap(0, Ordering::AcqRel);
-            let doorbells = self.doorbells.read();
+            // AcqRel: pairs with the driver's OR after it published the element, so that the element
+            // is seen by whoever saw the bit.
+            let mut bits = word.swap(0, Ordering::AcqRel);
+            // Full: between the bit and the look at `sender_waits`, see `wake_sender`.
+            full_fence_after_swap();
+            let Some(slots) = self.lines[line].slots.get() else { continue };
             while bits != 0 {
                 let bit = bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                if let Some(Some(qp)) = doorbells.qps.get(index * 64 + bit) {
-                    each(qp);
+                let Some(slot) = slots.get(index * 64 + bit) else { continue };
+                // Acquire: pairs with the Release in `bind_doorbell`.
+                let held = slot.load(Ordering::Acquire).cast_const();
+                if !held.is_null() {
+                    // SAFETY: from `into_raw`; `release_doorbell` gives it up only after a grace
+                    // period, and this pass is not over. Not dropped, since the slot keeps its count.
+                    let qp = ManuallyDrop::new(unsafe { Arc::from_raw(held) });
+                    each(&qp);
                 }
             }
         }
         any
     }
 
-    /// Whether any doorbell bit is set.
-    pub fn has_doorbell(&self) -> bool {
+    /// Whether any doorbell bit of a line is set.
+    pub fn has_doorbell(&self, line: usize) -> bool {
         // Acquire: the fence that orders this load against `set_need_kick` is the caller's.
-        (0..self.words.load(Ordering::Acquire) as usize)
-            .any(|index| self.page.load(Self::word(index), Ordering::Acquire) != 0)
+        self.words(line).any(|word| self.page.load(Self::word(line, word), Ordering::Acquire) != 0)
     }
 
-    fn page_word(&self, index: usize) -> &AtomicU64 {
-        self.page.word(Self::word(index))
-    }
-
-    /// Tells the driver whether it must kick after a doorbell.
-    pub fn set_need_kick(&self, need: bool) {
+    /// Tells the driver whether it must kick after a doorbell, for the sake of one of the workers.
+    pub fn set_need_kick(&self, worker: usize, need: bool) {
+        // One bit for each worker that looks at this page: the others may sleep or not.
+        let bit = 1u64 << ((worker + self.workers - self.first_worker) % self.workers % 32);
+        let word = self.page.word(DOORBELL_NEED_KICK as usize / 8);
         // Release: to sleep, the worker follows with a full fence, which pairs with the driver's
-        // sequentially consistent OR; on waking nothing depends on the order.
-        self.page.store(DOORBELL_NEED_KICK as usize / 8, u64::from(need), Ordering::Release);
-    }
-
-    /// Every queue pair.
-    pub fn qps(&self) -> Vec<Arc<Qp>> {
-        self.doorbells.read().qps.iter().flatten().cloned().collect()
+        // sequentially consistent OR; on waking nothing depends on the order. What the driver itself
+        // writes there harms its own doorbells only.
+        if need {
+            word.fetch_or(bit, Ordering::Release);
+        } else {
+            word.fetch_and(!bit, Ordering::Release);
+        }
     }
 }
 
@@ -131,10 +207,12 @@ impl Session {
             Ok(Ctx {
                 handle,
                 space,
-                worker: self.device.next_worker(),
                 page,
-                doorbells: RwLock::default(),
-                words: AtomicU32::new(0),
+                lines: Default::default(),
+                taken: Mutex::default(),
+                first_worker: self.device.next_worker(),
+                workers: self.device.config().workers,
+                next_share: AtomicU32::new(0),
             })
         })?;
         self.device.add_context(&ctx);
@@ -156,18 +234,20 @@ impl Session {
     /// rings, its doorbell page or its regions.
     pub(crate) fn end_ctx(&self, ctx: &Arc<Ctx>) {
         self.device.remove_context(ctx);
-        for qp in ctx.qps() {
-            // The table is only read by handle, so a queue pair that is gone by now is no error.
-            let _ = self.qp_destroy(qp.qpn);
-        }
         let of_ctx = |owner: &Arc<Ctx>| Arc::ptr_eq(owner, ctx);
+        let qps: Vec<u32> =
+            self.qps.lock().values().filter(|qp| of_ctx(&qp.pd.ctx)).map(|qp| qp.qpn).collect();
+        for qp in qps {
+            // The table is only read by handle, so a queue pair that is gone by now is no error.
+            let _ = self.qp_destroy(qp);
+        }
         let regions: Vec<u32> =
             self.mrs.lock().iter().filter(|mr| of_ctx(&mr.pd.ctx)).map(|mr| mr.handle).collect();
         self.mrs_remove(&regions);
         let cqs: Vec<u32> =
             self.cqs.lock().iter().filter(|cq| of_ctx(&cq.ctx)).map(|cq| cq.handle).collect();
         for cq in cqs {
-            let _ = self.cq_destroy(cq);
+            let _ = self.cq_remove(cq);
         }
         let pds: Vec<u32> =
             self.pds.lock().iter().filter(|pd| of_ctx(&pd.ctx)).map(|pd| pd.handle).collect();

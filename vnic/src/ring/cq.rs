@@ -2,10 +2,10 @@
 //! The completion queue: elements out.
 
 use crate::ring::memory::RingMemory;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use vnic_abi::cqe::{Arm, CQ_ARM_OFFSET, CQ_CONSUMER_OFFSET, CQ_RING_OFFSET, CQE_SIZE};
 use vnic_abi::cqe::{Cqe, CqeFlags};
-use zerocopy::IntoBytes;
+use vnic_iommu::quiesce::full_fence;
 
 /// The ring is full, or its consumer index makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,47 +49,52 @@ impl CompletionRing {
     ///
     /// [`Overrun`] if there is no room.
     #[inline]
-    pub fn publish(&mut self, memory: &RingMemory, mut cqe: Cqe) -> Result<(), Overrun> {
+    pub fn publish(&mut self, memory: &RingMemory, cqe: &Cqe) -> Result<(), Overrun> {
         if !self.room(memory) {
             return Err(Overrun);
         }
         let index = (self.produced & (self.depth - 1)) as usize;
-        let lap = self.produced / self.depth;
-        let mut flags = CqeFlags::from_bits_retain(cqe.flags);
-        flags.set(CqeFlags::PHASE, lap.is_multiple_of(2));
-        cqe.flags = flags.bits();
+        // The phase of lap `n` is `(n + 1) & 1`; the depth is a power of two.
+        let phase = if self.produced & self.depth == 0 { PHASE } else { 0 };
+        let words: [u64; WORDS] = zerocopy::transmute!(*cqe);
         let base = CQ_RING_OFFSET as usize + index * CQE_SIZE as usize;
-        let words: [u64; CQE_SIZE as usize / 8] = zerocopy::transmute!(cqe);
-        debug_assert_eq!(words.as_bytes().len(), CQE_SIZE as usize);
-        for (n, word) in words[..3].iter().enumerate() {
+        let place = memory.words(base, CQE_SIZE as usize);
+        for (to, word) in place[..WORDS - 1].iter().zip(words) {
             // Relaxed: ordered by the Release below.
-            memory.word(base + n * 8).store(*word, Ordering::Relaxed);
+            to.store(word, Ordering::Relaxed);
         }
+        let last = words[WORDS - 1] & !PHASE | phase;
         // Release: pairs with the driver's Acquire of the word that holds the phase.
-        memory.word(base + 24).store(words[3], Ordering::Release);
+        place[WORDS - 1].store(last, Ordering::Release);
         self.produced = self.produced.wrapping_add(1);
         Ok(())
     }
+}
 
-    /// After publishing: whether the driver wants an event now. Disarms if so.
-    ///
-    /// `solicited` tells whether one of the new completions was a solicited or failed one.
-    #[inline]
-    pub fn take_arm(&self, memory: &RingMemory, solicited: bool) -> bool {
-        // SeqCst: pairs with the fence between the driver's store of the arm word and its last poll.
-        // Either the driver's poll sees the completion, or this load sees the arm word.
-        fence(Ordering::SeqCst);
-        let word = memory.word32(CQ_ARM_OFFSET as usize);
-        // Relaxed: ordered by the fence.
-        let wanted = |value: u32| match Arm(u32::from_le(value)) {
-            Arm::None => false,
-            Arm::Solicited => solicited,
-            _ => true,
-        };
-        wanted(word.load(Ordering::Relaxed))
-            // AcqRel: two events for one arming would be one too many; the exchange decides.
-            && word.swap(Arm::None.0.to_le(), Ordering::AcqRel) != Arm::None.0.to_le()
-    }
+/// Words of an element.
+const WORDS: usize = CQE_SIZE as usize / 8;
+/// The phase in the last word, of which the flags are the last byte.
+const PHASE: u64 = (CqeFlags::PHASE.bits() as u64) << 56;
+const _: () = assert!(std::mem::offset_of!(Cqe, flags) == CQE_SIZE as usize - 1);
+
+/// After publishing: whether the driver wants an event now. Disarms if so.
+///
+/// `solicited` tells whether one of the new completions was a solicited or failed one.
+#[inline]
+pub fn take_arm(memory: &RingMemory, solicited: bool) -> bool {
+    // Full: pairs with the fence between the driver's store of the arm word and its last poll.
+    // Either the driver's poll sees the completion, or this load sees the arm word.
+    full_fence();
+    let word = memory.word32(CQ_ARM_OFFSET as usize);
+    // Relaxed: ordered by the fence.
+    let wanted = |value: u32| match Arm(u32::from_le(value)) {
+        Arm::None => false,
+        Arm::Solicited => solicited,
+        _ => true,
+    };
+    wanted(word.load(Ordering::Relaxed))
+        // AcqRel: two events for one arming would be one too many; the exchange decides.
+        && word.swap(Arm::None.0.to_le(), Ordering::AcqRel) != Arm::None.0.to_le()
 }
 
 #[cfg(test)]
@@ -114,12 +119,12 @@ mod tests {
     fn a_full_ring_overruns_and_room_comes_back() {
         let (memory, mut ring) = ring();
         for _ in 0..4 {
-            ring.publish(&memory, Cqe::default()).unwrap();
+            ring.publish(&memory, &Cqe::default()).unwrap();
         }
-        assert_eq!(ring.publish(&memory, Cqe::default()), Err(Overrun));
+        assert_eq!(ring.publish(&memory, &Cqe::default()), Err(Overrun));
         set_consumer(&memory, 1);
-        assert_eq!(ring.publish(&memory, Cqe::default()), Ok(()));
-        assert_eq!(ring.publish(&memory, Cqe::default()), Err(Overrun));
+        assert_eq!(ring.publish(&memory, &Cqe::default()), Ok(()));
+        assert_eq!(ring.publish(&memory, &Cqe::default()), Err(Overrun));
     }
 
     #[test]
@@ -127,10 +132,10 @@ mod tests {
         for hostile in [5, 100, u32::MAX, 1 << 31] {
             let (memory, mut ring) = ring();
             for _ in 0..4 {
-                ring.publish(&memory, Cqe::default()).unwrap();
+                ring.publish(&memory, &Cqe::default()).unwrap();
             }
             set_consumer(&memory, hostile);
-            assert_eq!(ring.publish(&memory, Cqe::default()), Err(Overrun), "{hostile:#x}");
+            assert_eq!(ring.publish(&memory, &Cqe::default()), Err(Overrun), "{hostile:#x}");
         }
     }
 
@@ -138,7 +143,7 @@ mod tests {
     fn phases_alternate_by_lap() {
         let (memory, mut ring) = ring();
         for n in 0..20u32 {
-            ring.publish(&memory, Cqe::default()).unwrap();
+            ring.publish(&memory, &Cqe::default()).unwrap();
             let offset = CQ_RING_OFFSET as usize + (n % 4) as usize * 32 + 24;
             let phase = memory.word(offset).load(Ordering::Relaxed).to_le_bytes()[7] & 0x80 != 0;
             assert_eq!(phase, (n / 4) % 2 == 0);
@@ -148,16 +153,16 @@ mod tests {
 
     #[test]
     fn an_armed_ring_fires_once() {
-        let (memory, ring) = ring();
+        let (memory, _) = ring();
         let arm = |value: Arm| {
             memory.word32(CQ_ARM_OFFSET as usize).store(value.0.to_le(), Ordering::Relaxed);
         };
-        assert!(!ring.take_arm(&memory, true));
+        assert!(!take_arm(&memory, true));
         arm(Arm::Any);
-        assert!(ring.take_arm(&memory, false));
-        assert!(!ring.take_arm(&memory, false));
+        assert!(take_arm(&memory, false));
+        assert!(!take_arm(&memory, false));
         arm(Arm::Solicited);
-        assert!(!ring.take_arm(&memory, false));
-        assert!(ring.take_arm(&memory, true));
+        assert!(!take_arm(&memory, false));
+        assert!(take_arm(&memory, true));
     }
 }

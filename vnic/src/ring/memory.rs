@@ -122,6 +122,29 @@ impl RingMemory {
         }
     }
 
+    /// The 64-bit words of the `len` bytes at `offset`, which lie in one page.
+    ///
+    /// # Panics
+    ///
+    /// If they do not, or are no whole words: offsets are the device's own.
+    #[inline]
+    pub fn words(&self, offset: usize, len: usize) -> &[AtomicU64] {
+        assert!(offset.is_multiple_of(8) && len.is_multiple_of(8));
+        assert!(offset % PAGE_SIZE as usize + len <= PAGE_SIZE as usize);
+        #[allow(unsafe_code)] // reason: guest memory has no Rust owner
+        // SAFETY: in bounds by the index in `at` and the assertion, aligned by the other one, alive for
+        // as long as `self`; atomics tolerate the guest's concurrent changes.
+        unsafe {
+            std::slice::from_raw_parts(self.at(offset).cast(), len / 8)
+        }
+    }
+
+    /// Tells the processor that the line at `offset` will be read soon.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        prefetch(self.at(offset));
+    }
+
     /// The 32-bit word at `offset`.
     ///
     /// # Panics
@@ -136,6 +159,19 @@ impl RingMemory {
             AtomicU32::from_ptr(self.at(offset).cast())
         }
     }
+}
+
+/// Tells the processor that the line at `place` will be read soon. A hint, which never faults.
+#[inline]
+fn prefetch(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)] // reason: an instruction without a safe name
+    // SAFETY: a prefetch accesses nothing as far as the program can tell, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch(place.cast(), std::arch::x86_64::_MM_HINT_T0);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }
 
 #[cfg(test)]

@@ -8,47 +8,35 @@ use zerocopy::FromBytes;
 /// Gather or scatter entries of one request, at most.
 pub const MAX_SGE: usize = 16;
 
-/// A list of ranges of one process's memory, copied out of an element.
+/// A list of ranges of one process's memory, in the device's copy of an element.
 #[derive(Debug, Clone, Copy)]
-pub struct SgeList {
-    entries: [Sge; MAX_SGE],
-    len: usize,
-}
+pub struct SgeList<'a>(&'a [Sge]);
 
-impl SgeList {
+impl<'a> SgeList<'a> {
     /// No entry.
-    pub const EMPTY: Self = Self {
-        entries: [Sge {
-            addr: vnic_abi::U64::ZERO,
-            length: vnic_abi::U32::ZERO,
-            lkey: vnic_abi::U32::ZERO,
-        }; MAX_SGE],
-        len: 0,
-    };
+    pub const EMPTY: Self = Self(&[]);
 
-    /// Parses `count` entries at the start of `bytes`. `None` if they do not fit.
-    pub fn parse(bytes: &[u8], count: usize) -> Option<Self> {
+    /// The `count` entries at `start` of `element`. `None` if they do not fit.
+    #[inline]
+    pub fn parse(element: &'a Element, start: u32, count: usize) -> Option<Self> {
         if count > MAX_SGE {
             return None;
         }
-        let mut list = Self { len: count, ..Self::EMPTY };
-        let bytes = bytes.get(..count * size_of::<Sge>())?;
-        for (entry, raw) in list.entries.iter_mut().zip(bytes.chunks_exact(size_of::<Sge>())) {
-            *entry = Sge::read_from_bytes(raw).ok()?;
-        }
-        Some(list)
+        let bytes = element.bytes().get(start as usize..)?;
+        let (entries, _) = <[Sge]>::ref_from_prefix_with_elems(bytes, count).ok()?;
+        Some(Self(entries))
     }
 
     /// The entries.
     #[inline]
-    pub fn entries(&self) -> &[Sge] {
-        &self.entries[..self.len]
+    pub const fn entries(self) -> &'a [Sge] {
+        self.0
     }
 
     /// Sum of the lengths; cannot wrap.
     #[inline]
-    pub fn total(&self) -> u64 {
-        self.entries().iter().map(|sge| u64::from(sge.length.get())).sum()
+    pub fn total(self) -> u64 {
+        self.0.iter().map(|sge| u64::from(sge.length.get())).sum()
     }
 }
 
@@ -57,21 +45,25 @@ impl SgeList {
 pub struct RecvRequest {
     /// From the driver.
     pub wr_id: u64,
-    /// Where the message goes; `None` if the element makes no sense.
-    pub scatter: Option<SgeList>,
+    /// How many entries say where the message goes; `None` if the element makes no sense.
+    pub num_sge: Option<u8>,
 }
 
 impl RecvRequest {
     /// Parses the device's copy of an element.
+    #[inline]
     pub fn parse(element: &Element) -> Self {
-        let bytes = element.bytes();
-        let Ok((head, _)) = RecvWqe::read_from_prefix(bytes) else {
-            return Self { wr_id: 0, scatter: None };
+        let Ok((head, _)) = RecvWqe::ref_from_prefix(element.bytes()) else {
+            return Self { wr_id: 0, num_sge: None };
         };
         let clean = head.reserved0 == 0 && head.reserved1 == [0; 5];
-        let list = bytes
-            .get(RECV_WQE_PAYLOAD as usize..)
-            .and_then(|payload| SgeList::parse(payload, head.num_sge.into()));
-        Self { wr_id: head.wr_id.get(), scatter: list.filter(|_| clean) }
+        let fits = clean && Self::scatter(element, head.num_sge).is_some();
+        Self { wr_id: head.wr_id.get(), num_sge: fits.then_some(head.num_sge) }
+    }
+
+    /// The first `num_sge` entries of an element.
+    #[inline]
+    pub fn scatter(element: &Element, num_sge: u8) -> Option<SgeList<'_>> {
+        SgeList::parse(element, RECV_WQE_PAYLOAD, num_sge.into())
     }
 }

@@ -2,36 +2,61 @@
 //! The send queue: elements in, one copy each.
 
 use crate::ring::memory::RingMemory;
-use std::sync::atomic::Ordering;
-use vnic_abi::wqe::{WQE_STRIDE_MAX, WqeFlags};
+use std::sync::atomic::{AtomicU64, Ordering};
+use vnic_abi::wqe::{
+    ATOMIC_WQE_PAYLOAD, RECV_WQE_PAYLOAD, SEND_WQE_PAYLOAD, Sge, WQE_STRIDE_MIN, WqeFlags,
+};
 
-/// Words of the largest element.
-const WORDS: usize = WQE_STRIDE_MAX as usize / 8;
+/// Bytes that are copied of every element: a cache line, in which all its fixed parts lie.
+const FIRST: usize = WQE_STRIDE_MIN as usize;
+const FIRST_WORDS: usize = FIRST / 8;
 
-/// The device's copy of one element.
-#[derive(Debug, Clone, Copy)]
+/// The device's copy of one element. What of it was not needed is not there.
+#[derive(Debug)]
 pub struct Element {
-    words: [u64; WORDS],
+    /// As many as the stride; those behind `len` are of earlier elements.
+    words: Box<[u64]>,
     len: usize,
 }
 
 impl Element {
-    /// An element with nothing in it.
-    pub const EMPTY: Self = Self { words: [0; WORDS], len: 0 };
+    /// An element of a ring with this stride, with nothing in it.
+    pub fn new(stride: u32) -> Self {
+        Self { words: vec![0; stride as usize / 8].into(), len: 0 }
+    }
 
     /// An element with this content, a stride long.
     #[cfg(test)]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let mut element = Self { len: bytes.len(), ..Self::EMPTY };
-        zerocopy::IntoBytes::as_mut_bytes(&mut element.words)[..bytes.len()].copy_from_slice(bytes);
+        let mut element = Self { len: bytes.len(), ..Self::new(bytes.len() as u32) };
+        zerocopy::IntoBytes::as_mut_bytes(&mut *element.words).copy_from_slice(bytes);
         element
     }
 
-    /// The bytes of the element, as many as its stride.
+    /// The bytes that were copied: all that the head of the element announces, and that the stride has
+    /// room for.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &zerocopy::IntoBytes::as_bytes(&self.words)[..self.len]
+        &zerocopy::IntoBytes::as_bytes(&*self.words)[..self.len]
     }
+}
+
+/// Where an element ends, as its first eight bytes announce it, from what is copied of it.
+type Extent = fn([u8; 8]) -> usize;
+
+/// For send elements. At most what they can mean; the parser judges what they do mean.
+fn send_extent(head: [u8; 8]) -> usize {
+    let [_, flags, num_sge, _, length @ ..] = head;
+    if flags & WqeFlags::INLINE.bits() != 0 {
+        SEND_WQE_PAYLOAD as usize + u32::from_le_bytes(length) as usize
+    } else {
+        ATOMIC_WQE_PAYLOAD as usize + usize::from(num_sge) * size_of::<Sge>()
+    }
+}
+
+/// For receive elements.
+fn recv_extent(head: [u8; 8]) -> usize {
+    RECV_WQE_PAYLOAD as usize + usize::from(head[2]) * size_of::<Sge>()
 }
 
 /// A queue of elements with a phase bit, consumed in order.
@@ -40,14 +65,20 @@ pub struct WorkRing {
     offset: usize,
     depth: u32,
     stride: u32,
+    extent: Extent,
     /// Elements consumed since the last reset, modulo 2^32.
     consumed: u32,
 }
 
 impl WorkRing {
-    /// A ring of `depth` (a power of two) elements of `stride` bytes at `offset` of its memory.
-    pub fn new(offset: usize, depth: u32, stride: u32) -> Self {
-        Self { offset, depth, stride, consumed: 0 }
+    /// A send queue of `depth` (a power of two) elements of `stride` bytes at `offset` of its memory.
+    pub fn of_sends(offset: usize, depth: u32, stride: u32) -> Self {
+        Self { offset, depth, stride, extent: send_extent, consumed: 0 }
+    }
+
+    /// The same for a receive queue.
+    pub fn of_receives(offset: usize, depth: u32, stride: u32) -> Self {
+        Self { offset, depth, stride, extent: recv_extent, consumed: 0 }
     }
 
     /// Starts over, as after a transition to RESET. The driver zeroes the memory.
@@ -66,47 +97,105 @@ impl WorkRing {
         self.depth
     }
 
+    /// Offset of the element that is `ahead` of the next one.
     #[inline]
-    fn head(&self) -> usize {
-        let index = self.consumed & (self.depth - 1);
+    fn place(&self, ahead: u32) -> usize {
+        let index = self.consumed.wrapping_add(ahead) & (self.depth - 1);
         self.offset + index as usize * self.stride as usize
     }
 
+    /// Whether `first`, the first word of the next element, is of this lap.
     #[inline]
-    fn posted(&self, memory: &RingMemory) -> bool {
-        // Acquire: pairs with the driver's Release of the first word, its last store to the element.
-        let first = memory.word(self.head()).load(Ordering::Acquire);
-        let lap = self.consumed / self.depth;
+    fn is_of_lap(&self, first: u64) -> bool {
+        // The phase of lap `n` is `(n + 1) & 1`; the depth is a power of two.
         let phase = first.to_le_bytes()[1] & WqeFlags::PHASE.bits() != 0;
-        phase == lap.is_multiple_of(2)
+        phase == (self.consumed & self.depth == 0)
     }
 
     /// Whether an element is there.
     pub fn is_posted(&self, memory: &RingMemory) -> bool {
-        self.posted(memory)
+        // Acquire: as in `take`.
+        self.is_of_lap(memory.word(self.place(0)).load(Ordering::Acquire))
+    }
+
+    /// The next element where it lies, if the driver posted one, and its first word as it was when that
+    /// was seen. Look at each word once; then [`Self::skip`] it, or [`Self::take`] it after all.
+    #[inline]
+    pub fn peek<'m>(&self, memory: &'m RingMemory) -> Option<(u64, &'m [AtomicU64])> {
+        let place = memory.words(self.place(0), self.stride as usize);
+        // Acquire: as in `take`.
+        let first = place.first()?.load(Ordering::Acquire);
+        self.is_of_lap(first).then_some((first, place))
+    }
+
+    /// Takes the element that [`Self::peek`] showed.
+    #[inline]
+    pub fn skip(&mut self, memory: &RingMemory) {
+        memory.prefetch(self.place(PREFETCH));
+        self.consumed = self.consumed.wrapping_add(1);
     }
 
     /// Copies the next element, if the driver posted one, and takes it.
     #[inline]
     pub fn take(&mut self, memory: &RingMemory, into: &mut Element) -> bool {
-        if !self.posted(memory) {
+        let stride = self.stride as usize;
+        let place = memory.words(self.place(0), stride);
+        // Acquire: pairs with the driver's Release of the first word, its last store to the element.
+        let first = place[0].load(Ordering::Acquire);
+        if !self.is_of_lap(first) {
             return false;
         }
-        let head = self.head();
-        into.len = self.stride as usize;
-        for (index, word) in into.words[..self.stride as usize / 8].iter_mut().enumerate() {
-            // Relaxed: ordered by the Acquire in `posted`. A driver that changes the element now
-            // changes what it asked for, nothing else.
-            *word = memory.word(head + index * 8).load(Ordering::Relaxed);
+        // A driver that changes the element from here on changes what it asked for, nothing else.
+        let (Some(line), Some(to)) =
+            (place.first_chunk::<FIRST_WORDS>(), into.words.first_chunk_mut::<FIRST_WORDS>())
+        else {
+            return false;
+        };
+        to[0] = first;
+        copy(&line[1..], &mut to[1..]);
+        into.len = FIRST;
+        let end = (self.extent)(first.to_le_bytes()).min(stride).next_multiple_of(8);
+        if end > FIRST {
+            copy(&place[FIRST / 8..end / 8], &mut into.words[FIRST / 8..end / 8]);
+            into.len = end;
         }
-        self.consumed = self.consumed.wrapping_add(1);
+        self.skip(memory);
         true
+    }
+}
+
+/// How many elements ahead the next line is asked for.
+const PREFETCH: u32 = 4;
+
+#[inline]
+fn copy(from: &[AtomicU64], to: &mut [u64]) {
+    for (from, to) in from.iter().zip(to) {
+        // Relaxed: ordered by the Acquire of the first word.
+        *to = from.load(Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_the_head_says_the_copy_ends_with_the_element(head: [u8; 8], shift in 6u32..10) {
+            let memory = RingMemory::new(&ram(), &PageBudget::new(16), &[Gpa(0x1000)], 4096).unwrap();
+            let stride = 1 << shift;
+            for mut ring in [WorkRing::of_sends(0, 4, stride), WorkRing::of_receives(0, 4, stride)] {
+                let mut element = Element::new(stride);
+                let mut head = head;
+                head[1] |= WqeFlags::PHASE.bits();
+                memory.word(0).store(u64::from_le_bytes(head), Ordering::Relaxed);
+                prop_assert!(ring.take(&memory, &mut element));
+                prop_assert!((64..=stride as usize).contains(&element.bytes().len()));
+                prop_assert_eq!(&element.bytes()[..8], &head[..]);
+            }
+        }
+    }
     use crate::ring::memory::PageBudget;
     use crate::session::testing::ram;
     use vnic_iommu::addr::Gpa;
@@ -114,19 +203,21 @@ mod tests {
     #[test]
     fn elements_are_taken_once_per_lap_and_in_order() {
         let memory = RingMemory::new(&ram(), &PageBudget::new(16), &[Gpa(0x1000)], 4096).unwrap();
-        let mut ring = WorkRing::new(0, 4, 128);
-        let mut element = Element::EMPTY;
+        let mut ring = WorkRing::of_receives(0, 4, 128);
+        let mut element = Element::new(128);
         assert!(!ring.take(&memory, &mut element));
         for n in 0..40u32 {
             let slot = (n % 4) as usize * 128;
             let phase = if (n / 4) % 2 == 0 { 0x80 } else { 0 };
-            memory.word(slot + 120).store(u64::from(n), Ordering::Relaxed);
+            // With seven entries an element fills its stride, with one it does not.
+            let (entries, end) = if n % 3 == 0 { (1, 64) } else { (7, 128) };
+            memory.word(slot + end - 8).store(u64::from(n), Ordering::Relaxed);
             memory
                 .word(slot)
-                .store(u64::from_le_bytes([3, phase, 0, 0, 0, 0, 0, 0]), Ordering::Release);
+                .store(u64::from_le_bytes([3, phase, entries, 0, 0, 0, 0, 0]), Ordering::Release);
             assert!(ring.take(&memory, &mut element));
-            assert_eq!(element.bytes().len(), 128);
-            assert_eq!(element.bytes()[120..], u64::from(n).to_le_bytes());
+            assert_eq!(element.bytes().len(), end);
+            assert_eq!(element.bytes()[end - 8..], u64::from(n).to_le_bytes());
             assert!(!ring.take(&memory, &mut element));
             assert_eq!(ring.consumed(), n + 1);
         }

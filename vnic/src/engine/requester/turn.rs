@@ -12,11 +12,12 @@ use crate::object::qp::Qp;
 use crate::object::space::Space;
 use crate::session::Session;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use vnic_abi::ctrl::QpState;
 use vnic_iommu::addr::PAGE_SHIFT;
 use vnic_iommu::fault::{Waiter, Wish};
+use vnic_iommu::quiesce::full_fence;
 
 /// Page requests in a row for one request without a byte of progress, before its pages count as not
 /// to be had: a guest that says yes and does nothing would go on for ever.
@@ -56,6 +57,8 @@ impl Requester {
                 self.wait_until(qp, core, delay, reason);
                 // A receive element may have come between the look and the wait.
                 if let Some(peer) = self.peer.upgrade() {
+                    // See `wake_sender`.
+                    full_fence();
                     wake_sender(&peer);
                 }
                 step
@@ -215,21 +218,29 @@ pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
         _ => Step::default(),
     };
     drop(guard);
-    qp.send_cq.notify(&*qp.session.up);
+    if let Some(failed) = core.completions.end_turn() {
+        qp.send_cq.notify(failed);
+    }
     core.later.flush(&core.device);
     step
 }
 
 /// A doorbell may mean a new receive element that a sender waits for.
+///
+/// Between whatever the caller did and the look at the flag there is a full fence, which pairs with another
+/// such. The receiver's worker took the doorbell before and reads the flag behind; the sender's worker
+/// set the flag before and looks at the ring behind. So either the former sees the flag or the latter the
+/// element.
+#[inline]
 fn wake_sender(qp: &Arc<Qp>) {
-    // SeqCst: pairs with itself. The receiver's worker took the doorbell before and reads the flag
-    // behind; the sender's worker set the flag before and looks at the ring behind. So either the
-    // former sees the flag or the latter the element.
-    fence(Ordering::SeqCst);
     // Relaxed: ordered by the fence.
-    if !qp.sender_waits.load(Ordering::Relaxed) {
-        return;
+    if qp.sender_waits.load(Ordering::Relaxed) {
+        wake_waiting_sender(qp);
     }
+}
+
+#[cold]
+fn wake_waiting_sender(qp: &Arc<Qp>) {
     let mut responder = qp.responder.lock();
     if !responder.has_waiter() {
         qp.sender_waits.store(false, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 pub mod attr;
 pub mod state;
 
+use crate::engine::lock::Lock;
 use crate::engine::requester::Requester;
 use crate::engine::responder::Responder;
 use crate::engine::wait::Word;
@@ -66,6 +67,8 @@ pub struct Qp {
     pub qpn: u32,
     /// Bit in the doorbell page.
     pub doorbell_index: u32,
+    /// The worker that looks at that bit and gives the queue pair its turns.
+    pub worker: usize,
     /// The session that it lives in.
     pub session: Arc<Session>,
     /// Protection domain, which names the context too.
@@ -79,9 +82,9 @@ pub struct Qp {
     /// Control page and rings.
     pub memory: RingMemory,
     /// The sending half.
-    pub requester: Mutex<Requester>,
+    pub requester: Lock<Requester>,
     /// The receiving half.
-    pub responder: Mutex<Responder>,
+    pub responder: Lock<Responder>,
     /// Whether the receiving half may know a sender that waits for a receive element. Changed with its
     /// lock held; read without, since the lock is held by the peer's worker for whole bursts.
     pub sender_waits: AtomicBool,
@@ -219,18 +222,19 @@ impl Session {
         let mut numbers = self.device.qpns().write();
         // 0 and 1 name the special queue pairs of InfiniBand management.
         let qpn = key::fresh(&numbers, 24, 2)?;
-        let qp = pd.ctx.bind_doorbell(|doorbell_index| {
+        let (qp, fresh_line) = pd.ctx.bind_doorbell(|doorbell_index, worker| {
             Arc::new(Qp {
                 qpn,
                 doorbell_index,
+                worker,
                 session: self.clone(),
                 pd: pd.clone(),
                 send_cq,
                 recv_cq,
                 sq_sig_all: params.sq_sig_all,
                 memory,
-                requester: Mutex::new(Requester::new(params.sq_depth, params.sq_stride)),
-                responder: Mutex::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
+                requester: Lock::new(Requester::new(params.sq_depth, params.sq_stride)),
+                responder: Lock::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
                 sender_waits: AtomicBool::new(false),
                 word: Mutex::new(None),
                 scheduled: AtomicBool::new(false),
@@ -244,6 +248,10 @@ impl Session {
         })?;
         numbers.insert(qpn, Arc::downgrade(&qp));
         own.insert(qpn, qp.clone());
+        if fresh_line {
+            // The worker does not look there yet; and the page did not ask for kicks.
+            self.device.handle(qp.worker).refresh();
+        }
         Ok(QpCreated { qpn, doorbell_index: qp.doorbell_index })
     }
 
@@ -323,7 +331,7 @@ impl Session {
             requester.reset(qpn);
             responder.forget();
         }
-        qp.pd.ctx.release_doorbell(qp.doorbell_index);
+        qp.pd.ctx.release_doorbell(qp.doorbell_index, || self.device.grace().synchronize());
         qp.send_cq.release();
         qp.recv_cq.release();
         qp.pd.release();

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The usual requests: RDMA WRITE and READ of one range on each side, each within a page, all of it there.
+//!
+//! They are carried out from the element where it lies, each word of which is looked at once. What is not
+//! as usual, whatever it is, is left in the ring for the general way. So nothing here says what is wrong
+//! with a request, and nothing has happened when it turns out to be another one.
+
+use super::{Requester, complete};
+use crate::engine::copy::forward;
+use crate::engine::core::Core;
+use crate::engine::request::{KNOWN_FLAGS, Remote};
+use crate::engine::responder::Responder;
+use crate::object::qp::Qp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use vnic_abi::cqe::{WcOpcode, WcStatus};
+use vnic_abi::ctrl::{AccessFlags, QpState};
+use vnic_abi::wqe::{Opcode, SEND_WQE_PAYLOAD, SendWqe, Sge, WqeFlags};
+use vnic_iommu::addr::PAGE_SIZE;
+use vnic_iommu::quiesce::Burst;
+use vnic_iommu::walk::Access;
+
+/// Words of the fixed part of an element.
+const HEAD: usize = SEND_WQE_PAYLOAD as usize / 8;
+
+/// Where the requester's bytes are.
+enum Local<'m> {
+    Inline(&'m [AtomicU64]),
+    Range(Sge),
+}
+
+/// A request that may turn out to be a usual one.
+struct Usual<'m> {
+    wr_id: u64,
+    writes: bool,
+    signaled: bool,
+    remote: Remote,
+    local: Local<'m>,
+    len: u64,
+}
+
+impl<'m> Usual<'m> {
+    /// Looks at an element whose first word is known.
+    #[inline]
+    fn parse(first: u64, words: &'m [AtomicU64]) -> Option<Self> {
+        // Relaxed: ordered by the Acquire of the first word.
+        let word = |index: usize| words[index].load(Ordering::Relaxed);
+        let payload = words.get(HEAD..)?;
+        let head: SendWqe = zerocopy::transmute!([first, word(1), word(2), word(HEAD - 1)]);
+        let flags = WqeFlags::from_bits_retain(head.flags);
+        let inline = flags.contains(WqeFlags::INLINE);
+        let writes = match Opcode(head.opcode) {
+            Opcode::RdmaWrite => true,
+            Opcode::RdmaRead if !inline => false,
+            _ => return None,
+        };
+        if !KNOWN_FLAGS.contains(flags) || head.reserved != 0 {
+            return None;
+        }
+        let length = head.length.get();
+        let (local, len) = if inline {
+            if head.num_sge != 0 || length as usize > size_of_val(payload) {
+                return None;
+            }
+            (Local::Inline(payload), length)
+        } else {
+            if head.num_sge != 1 || length != 0 {
+                return None;
+            }
+            let sge: Sge = zerocopy::transmute!([word(HEAD), word(HEAD + 1)]);
+            let length = sge.length.get();
+            (Local::Range(sge), length)
+        };
+        (len != 0 && u64::from(len) <= PAGE_SIZE).then(|| Self {
+            wr_id: head.wr_id.get(),
+            writes,
+            signaled: flags.contains(WqeFlags::SIGNALED),
+            remote: Remote { addr: head.remote_addr.get(), rkey: head.rkey.get() },
+            local,
+            len: len.into(),
+        })
+    }
+}
+
+/// What is done of a turn.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Done {
+    pub requests: u32,
+    pub bytes: u64,
+}
+
+impl Requester {
+    /// Carries usual requests out until there is none, or `requests` are done or `core.chunk` bytes.
+    #[inline]
+    pub(super) fn usual(
+        &mut self,
+        qp: &Arc<Qp>,
+        peer: &Qp,
+        responder: &mut Responder,
+        core: &mut Core,
+        burst: &Burst<'_>,
+        done: &mut Done,
+        most: u32,
+    ) {
+        let before = done.requests;
+        // Address spaces that are unbound from here on stay until this pass is over.
+        if !qp.pd.ctx.space.is_bound() || !peer.pd.ctx.space.is_bound() {
+            return;
+        }
+        while done.requests < most && done.bytes < core.chunk && qp.state() == QpState::Rts {
+            let Some((first, words)) = self.ring.peek(&qp.memory) else { break };
+            let Some(request) = Usual::parse(first, words) else { break };
+            if self.try_usual(qp, peer, responder, core, burst, &request).is_none() {
+                break;
+            }
+            self.ring.skip(&qp.memory);
+            done.requests += 1;
+            done.bytes += request.len;
+            if request.signaled || qp.sq_sig_all {
+                let opcode = if request.writes { WcOpcode::RdmaWrite } else { WcOpcode::RdmaRead };
+                let count = self.ring.consumed();
+                complete(qp, core, count, request.wr_id, opcode, WcStatus::Success, request.len);
+            }
+        }
+        if done.requests != before {
+            self.progress();
+        }
+    }
+
+    /// Checks both keys, translates both sides and copies. `None` if anything was not as usual, and then
+    /// nothing was copied.
+    #[inline]
+    fn try_usual(
+        &mut self,
+        qp: &Qp,
+        peer: &Qp,
+        responder: &mut Responder,
+        core: &mut Core,
+        burst: &Burst<'_>,
+        request: &Usual<'_>,
+    ) -> Option<()> {
+        let &Usual { writes, remote, len, .. } = request;
+        let (right, remote_access, local_access) = if writes {
+            (AccessFlags::REMOTE_WRITE, Access::Write, Access::Read)
+        } else {
+            (AccessFlags::REMOTE_READ, Access::Read, Access::Write)
+        };
+        let va = responder.allowed(peer, remote, len, right)?;
+        let want = len as usize;
+        let mut whole = |qp: &Qp, va, access| {
+            let table = &qp.pd.ctx.space.table;
+            let chunk = core.translator.translate(burst, table, va, want, access).ok()?;
+            (chunk.len() == want).then(|| chunk.as_ptr())
+        };
+        let there = whole(peer, va, remote_access)?;
+        let here = match &request.local {
+            // The words are read as they are copied; a driver that changes them now changes what it sends.
+            Local::Inline(words) => words.as_ptr().cast::<u8>().cast_mut(),
+            Local::Range(sge) => {
+                let right = if writes { AccessFlags::empty() } else { AccessFlags::LOCAL_WRITE };
+                let mr = self.keys.get(&qp.session.keys, sge.lkey.get())?;
+                if !Arc::ptr_eq(&mr.pd, &qp.pd) {
+                    return None;
+                }
+                let va = mr.check(sge.addr.get(), len, right)?;
+                whole(qp, va, local_access)?
+            }
+        };
+        let (from, to) = if writes { (here, there) } else { (there, here) };
+        #[allow(unsafe_code)] // reason: guest memory is only reachable by address
+        // SAFETY: both are valid for `want` bytes: translated for this access in this burst, or the
+        // payload of an element in the queue pair's memory, which has room for as many. Only a WRITE has
+        // its bytes in an element, and there they are the source.
+        unsafe {
+            forward(from, to, want);
+        }
+        Some(())
+    }
+}
