@@ -222,9 +222,10 @@ impl Translator {
             let found = space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam)?;
             return Ok(chunk(found, len));
         };
-        let found = match (self.iotlb.spaces.find(space.id()), burst.serial(self.id)) {
+        let known = self.iotlb.spaces.find(space.id());
+        let found = match (known, burst.serial(self.id)) {
             (Some(found), Some(serial)) if self.iotlb.spaces.get(found).synced == serial => found,
-            _ => self.sync(burst, space, page),
+            _ => self.sync(burst, space, page, known),
         };
         let host = match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
             Some(host) => host,
@@ -244,7 +245,14 @@ impl Translator {
     }
 
     /// First use of `space` in this burst: forgets what the guest has taken back since the last one.
-    fn sync(&mut self, burst: &Burst<'_>, space: &AddressSpace, page: &GuestPage) -> SpaceRef {
+    #[inline]
+    fn sync(
+        &mut self,
+        burst: &Burst<'_>,
+        space: &AddressSpace,
+        page: &GuestPage,
+        known: Option<SpaceRef>,
+    ) -> SpaceRef {
         let serial = burst.serial(self.id).unwrap_or_else(|| {
             self.bursts += 1;
             burst.set_serial(self.id, self.bursts);
@@ -252,9 +260,13 @@ impl Translator {
         });
         // Before any walk of this burst: what the burst caches is of this generation, or later.
         let ram = space.ram().generation();
-        let found = match self.iotlb.spaces.find(space.id()) {
+        let found = match known {
             Some(found) if self.iotlb.spaces.get(found).ram == ram => {
-                self.catch_up(space, found, page)
+                if self.iotlb.spaces.get(found).reader.is_current(page) {
+                    found
+                } else {
+                    self.catch_up(space, found, page)
+                }
             }
             Some(found) => self.remap(space, found, page),
             None => self.attach(space, page),
@@ -275,12 +287,14 @@ impl Translator {
         }
     }
 
+    #[cold]
     fn attach(&mut self, space: &AddressSpace, page: &GuestPage) -> SpaceRef {
         let found = self.iotlb.attach(space.id());
         self.iotlb.spaces.get_mut(found).reader = InvalidationReader::attach(page);
         found
     }
 
+    #[cold]
     fn catch_up(&mut self, space: &AddressSpace, found: SpaceRef, page: &GuestPage) -> SpaceRef {
         let mut reader = self.iotlb.spaces.get(found).reader;
         let tag = self.iotlb.spaces.tag(found);

@@ -92,6 +92,34 @@ impl Ring {
         unsafe { AtomicU64::from_ptr(word) }
     }
 
+    /// Tells the processor that element `count` will be read soon.
+    #[inline]
+    pub(crate) fn prefetch_to_read(&self, count: u32) {
+        let place = self.at(count, 0, 0);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which accesses nothing as far as the program can tell.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch(place.cast(), core::arch::x86_64::_MM_HINT_T0);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = place;
+    }
+
+    /// Tells the processor that element `count` will be written soon.
+    #[inline]
+    pub(crate) fn prefetch_to_write(&self, count: u32) {
+        let place = self.at(count, 0, 0);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: a hint, which accesses nothing as far as the program can tell, and which processors that
+        // do not know it ignore. The intrinsic would be a read's without a target feature.
+        unsafe {
+            core::arch::asm!("prefetchw [{place}]", place = in(reg) place,
+                options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = place;
+    }
+
     /// Fills the ring with zero, which holds no valid element.
     pub(crate) fn clear(&mut self) {
         let len = self.depth as usize * self.stride as usize;

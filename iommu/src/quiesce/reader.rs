@@ -35,6 +35,14 @@ impl InvalidationReader {
         Self { seen: page.load(GENERATION_WORD, Ordering::Acquire) }
     }
 
+    /// Whether nothing was invalidated since the last call of [`sync`](Self::sync). Must be called inside a
+    /// burst. If so, there is no need to call it in this one.
+    #[inline]
+    pub fn is_current(&self, page: &impl SharedWords) -> bool {
+        // Acquire: D3, as in `sync`.
+        page.load(GENERATION_WORD, Ordering::Acquire) == self.seen || leaves_out(Step::Generation)
+    }
+
     /// Reports to `drop` whatever was invalidated since the last call. Must be called inside a
     /// burst, before the first use of a cached translation in it. Costs one load if nothing was.
     ///

@@ -133,6 +133,20 @@ impl<'w, P: SharedWords> Burst<'w, P> {
         burst
     }
 
+    /// As [`enter_all`](Self::enter_all) with two slots, which may be the same.
+    #[inline]
+    pub fn enter_both(one: &'w WorkerSlot<P>, other: &'w WorkerSlot<P>) -> Self {
+        let burst = Self::empty();
+        burst.slots[0].set(Some(one));
+        one.mark();
+        if !std::ptr::eq(one, other) {
+            burst.slots[1].set(Some(other));
+            other.mark();
+        }
+        one.fence();
+        burst
+    }
+
     /// Extends the burst to another VM, unless it covers it already. `false` if it spans
     /// [`MAX_BURST_SLOTS`] others: leave this burst and enter a new one.
     #[inline]
@@ -224,7 +238,17 @@ mod tests {
         let ram = anonymous_ram(0x1000);
         let page = GuestPage::new(&ram, Gpa(0)).unwrap();
         let slots: Vec<_> = (0..3).map(|i| WorkerSlot::new(page.clone(), i).unwrap()).collect();
+        for other in [0, 1] {
+            let both = Burst::enter_both(&slots[0], &slots[other]);
+            assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [1, other as u64]);
+            drop(both);
+            assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [0, 0]);
+        }
+        let before = [0, 1].map(|i| epochs(&ram, i));
         let outer = Burst::enter_all(&[&slots[0], &slots[1], &slots[0]]);
+        let epochs = |ram: &_, slot: u64| {
+            epochs(ram, slot) - before.get(slot as usize).copied().unwrap_or(0)
+        };
         assert_eq!([0, 1, 2].map(|i| epochs(&ram, i)), [1, 1, 0]);
         assert!(outer.join(&slots[2]) && outer.join(&slots[2]));
         assert_eq!(epochs(&ram, 2), 1);

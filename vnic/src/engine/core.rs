@@ -68,7 +68,7 @@ impl Later {
 }
 
 /// Completions that are gathered before they are published together.
-pub const BATCH: usize = 16;
+pub const BATCH: usize = 32;
 
 /// Completions of one send queue that are not published yet.
 ///
@@ -94,6 +94,16 @@ impl Completions {
             self.len += 1;
         }
         self.len == BATCH
+    }
+
+    /// Number of those that were added.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none was added.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Publishes what was added.

@@ -5,6 +5,7 @@ pub mod copy;
 pub mod core;
 pub mod doorbells;
 pub mod lock;
+pub mod recent;
 pub mod request;
 pub mod requester;
 pub mod responder;

@@ -343,12 +343,14 @@ impl Requester {
         if peer.is_destroyed() || !self.is_peer(&peer) {
             return (Pause::More, done);
         }
-        let burst = Burst::enter_all(&[&*own_slot, &*peer_slot]);
+        let burst = Burst::enter_both(&own_slot, &peer_slot);
         // Requests of this queue pair share the burst and the peer's lock for as long as they need
         // nothing else.
         let pause = loop {
             if self.current.is_none() {
-                self.usual(qp, &peer, &mut responder, core, &burst, &mut done, MAX_REQUESTS);
+                if self.usual(qp, &peer, &mut responder, core, &burst, &mut done, MAX_REQUESTS) {
+                    break Pause::Idle;
+                }
                 if done.requests >= MAX_REQUESTS || done.bytes >= core.chunk {
                     break Pause::More;
                 }
@@ -471,6 +473,10 @@ fn complete(
         status: status.0,
         ..Cqe::default()
     };
+    // The driver looks at the first place all the time; the others can be fetched.
+    if !core.completions.is_empty() {
+        qp.send_cq.expect(core.completions.len());
+    }
     if core.completions.push(&cqe) {
         Requester::publish(qp, core);
     }

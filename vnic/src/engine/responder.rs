@@ -327,6 +327,7 @@ impl Responder {
 /// Puts a queue pair into error and lets its worker flush it.
 pub fn enter_error(qp: &Arc<Qp>, later: &mut Later) {
     if qp.state() != QpState::Err {
+        // Its worker may have believed that only an element matters: mail tells it otherwise.
         qp.set_state(QpState::Err);
         later.schedule(qp);
     }

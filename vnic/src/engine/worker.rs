@@ -9,6 +9,7 @@
 use crate::device::Device;
 use crate::engine::core::Core;
 use crate::engine::doorbells::Doorbells;
+use crate::engine::recent::Recent;
 use crate::engine::requester;
 use crate::engine::schedule::Schedule;
 use crate::object::qp::Qp;
@@ -20,6 +21,8 @@ use std::time::Instant;
 
 /// Turns between two looks at the doorbells: bounds a pass, and with it grace periods.
 const TURNS: usize = 8;
+/// Passes in a row that may do without the doorbells.
+const MOST_WITHOUT_DOORBELLS: u32 = 8;
 /// Idle passes between two looks at the clock.
 const CLOCK: u32 = 64;
 
@@ -103,6 +106,9 @@ pub struct Worker {
     core: Core,
     schedule: Schedule,
     doorbells: Doorbells,
+    recent: Recent,
+    /// Passes since the doorbells were looked at.
+    without_doorbells: u32,
     version: u64,
 }
 
@@ -114,6 +120,8 @@ impl Worker {
             core: Core::new(device, index),
             schedule: Schedule::default(),
             doorbells: Doorbells::default(),
+            recent: Recent::default(),
+            without_doorbells: 0,
             version: 0,
         }
     }
@@ -155,22 +163,35 @@ impl Worker {
 
     /// One look at everything. `true` if anything was done.
     fn pass(&mut self, handle: &Handle) -> bool {
-        let Self { doorbells, schedule, core, .. } = self;
-        // Where nobody waits, the first that rings has its turn without standing in line.
+        let Self { doorbells, recent, schedule, core, .. } = self;
+        // Where nobody waits, the first that has something to do has its turn without standing in line.
         let mut free = schedule.is_empty();
-        #[allow(unsafe_code)] // reason: that this is a pass is known here
-        // SAFETY: `step` has announced the pass, and announces the next one after this.
-        let mut busy = unsafe {
-            doorbells.poll(|qp| {
-                if !std::mem::take(&mut free) {
-                    return schedule.push(qp);
-                }
-                let step = requester::run(core, qp);
-                if step.more {
-                    schedule.push_after(qp, step.cost);
-                }
-            })
+        let mut serve = |qp: &Arc<Qp>| {
+            if !std::mem::take(&mut free) {
+                return schedule.push(qp);
+            }
+            let step = requester::run(core, qp);
+            if step.more {
+                schedule.push_after(qp, step.cost);
+            }
         };
+        let mut busy = recent.poll(&mut serve);
+        // Doorbells need not be looked at every time that there is something to do without.
+        self.without_doorbells = if busy { self.without_doorbells + 1 } else { 0 };
+        if !busy || self.without_doorbells > MOST_WITHOUT_DOORBELLS {
+            self.without_doorbells = 0;
+            #[allow(unsafe_code)] // reason: that this is a pass is known here
+            // SAFETY: `step` has announced the pass, and announces the next one after this.
+            let rang = unsafe {
+                doorbells.poll(|qp| {
+                    if !qp.is_idle() {
+                        recent.note(qp);
+                        serve(qp);
+                    }
+                })
+            };
+            busy |= rang;
+        }
         // Relaxed: a hint; mail is found at the next pass at the latest.
         if handle.has_mail.load(Ordering::Relaxed) {
             busy = true;
@@ -211,6 +232,7 @@ impl Worker {
     #[cold]
     fn renew(&mut self, version: u64) {
         self.version = version;
+        self.recent.clear();
         self.doorbells.renew(&self.core.device.contexts(), self.index);
         let live = self.core.device.live_sessions();
         self.core.slots.retain(|uid| live.contains(&uid));
@@ -227,6 +249,7 @@ impl Worker {
             || handle.stop.load(Ordering::SeqCst);
         if !work {
             let device = self.core.device.clone();
+            self.recent.clear();
             device.grace().sleep(self.index);
             match self.core.timers.next(Instant::now()) {
                 Some(delay) => std::thread::park_timeout(delay),

@@ -27,6 +27,11 @@ impl CompletionRing {
         Self { depth, produced: 0, consumer: 0 }
     }
 
+    /// Elements published, modulo 2^32.
+    pub fn produced(&self) -> u32 {
+        self.produced
+    }
+
     fn room(&mut self, memory: &RingMemory) -> bool {
         if self.produced.wrapping_sub(self.consumer) < self.depth {
             return true;
@@ -53,12 +58,11 @@ impl CompletionRing {
         if !self.room(memory) {
             return Err(Overrun);
         }
-        let index = (self.produced & (self.depth - 1)) as usize;
+        let index = self.produced & (self.depth - 1);
         // The phase of lap `n` is `(n + 1) & 1`; the depth is a power of two.
         let phase = if self.produced & self.depth == 0 { PHASE } else { 0 };
         let words: [u64; WORDS] = zerocopy::transmute!(*cqe);
-        let base = CQ_RING_OFFSET as usize + index * CQE_SIZE as usize;
-        let place = memory.words(base, CQE_SIZE as usize);
+        let place = memory.words(place(index), CQE_SIZE as usize);
         for (to, word) in place[..WORDS - 1].iter().zip(words) {
             // Relaxed: ordered by the Release below.
             to.store(word, Ordering::Relaxed);
@@ -69,6 +73,11 @@ impl CompletionRing {
         self.produced = self.produced.wrapping_add(1);
         Ok(())
     }
+}
+
+/// Offset of element `index` of a ring.
+pub fn place(index: u32) -> usize {
+    CQ_RING_OFFSET as usize + index as usize * CQE_SIZE as usize
 }
 
 /// Words of an element.

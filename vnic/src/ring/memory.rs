@@ -145,6 +145,22 @@ impl RingMemory {
         prefetch(self.at(offset));
     }
 
+    /// Tells the processor that the line at `offset` will be written soon.
+    #[inline]
+    pub fn prefetch_to_write(&self, offset: usize) {
+        let place = self.at(offset);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[allow(unsafe_code)] // reason: an instruction without a safe name
+        // SAFETY: a prefetch accesses nothing as far as the program can tell, whatever the address.
+        // Processors that do not know this one ignore it.
+        unsafe {
+            std::arch::asm!("prefetchw [{place}]", place = in(reg) place,
+                options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = place;
+    }
+
     /// The 32-bit word at `offset`.
     ///
     /// # Panics

@@ -118,6 +118,14 @@ impl WorkRing {
         self.is_of_lap(memory.word(self.place(0)).load(Ordering::Acquire))
     }
 
+    /// Where the next element will appear.
+    #[inline]
+    pub fn next(&self, memory: &RingMemory) -> Next {
+        let word = std::ptr::from_ref(memory.word(self.place(0)));
+        // Words are aligned, so that the lowest bit is free for the phase.
+        Next(word.expose_provenance() | usize::from(self.consumed & self.depth == 0))
+    }
+
     /// The next element where it lies, if the driver posted one, and its first word as it was when that
     /// was seen. Look at each word once; then [`Self::skip`] it, or [`Self::take`] it after all.
     #[inline]
@@ -164,8 +172,46 @@ impl WorkRing {
     }
 }
 
+/// Where the next element of a ring will appear, for a look without the ring: an address and a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next(usize);
+
+impl Next {
+    /// Nobody knows.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// From [`Self::bits`].
+    pub const fn from_bits(bits: usize) -> Self {
+        Self(bits)
+    }
+
+    /// As a number.
+    pub const fn bits(self) -> usize {
+        self.0
+    }
+
+    /// Whether the element is there; `None` if nobody knows where.
+    ///
+    /// # Safety
+    ///
+    /// The memory of the ring that [`WorkRing::next`] was called for is alive.
+    #[inline]
+    #[allow(unsafe_code)] // reason: guest memory has no Rust owner
+    pub unsafe fn is_posted(self) -> Option<bool> {
+        if self == Self::UNKNOWN {
+            return None;
+        }
+        let word: *mut u64 = std::ptr::with_exposed_provenance_mut(self.0 & !1);
+        // SAFETY: a word of the ring, by `next`, whose memory is alive.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        // Acquire: as in `take`, which looks again before anybody believes it.
+        let phase = word.load(Ordering::Acquire).to_le_bytes()[1] & WqeFlags::PHASE.bits() != 0;
+        Some(phase == (self.0 & 1 != 0))
+    }
+}
+
 /// How many elements ahead the next line is asked for.
-const PREFETCH: u32 = 4;
+const PREFETCH: u32 = 8;
 
 #[inline]
 fn copy(from: &[AtomicU64], to: &mut [u64]) {

@@ -10,6 +10,7 @@ use crate::fabric::ahead::Needed;
 use crate::fabric::local::Missing;
 use crate::object::qp::Qp;
 use crate::object::space::Space;
+use crate::ring::sq::Next;
 use crate::session::Session;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,7 +50,12 @@ impl Requester {
         }
         let (pause, step) = self.work(qp, core, refused);
         match pause {
-            Pause::Idle => step,
+            Pause::Idle => {
+                if qp.state() == QpState::Rts {
+                    qp.set_next(self.ring.next(&qp.memory));
+                }
+                step
+            }
             Pause::More => Step { more: true, ..step },
             Pause::Timer(delay, reason) => {
                 // It waits for something else now.
@@ -212,6 +218,7 @@ pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
     }
     wake_sender(qp);
     let this = &mut *guard;
+    qp.set_next(Next::UNKNOWN);
     let step = match qp.state() {
         QpState::Err => this.flush(qp, core),
         QpState::Rts | QpState::Sqd => this.turn(qp, core),

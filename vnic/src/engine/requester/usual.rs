@@ -90,8 +90,10 @@ pub(super) struct Done {
 }
 
 impl Requester {
-    /// Carries usual requests out until there is none, or `requests` are done or `core.chunk` bytes.
+    /// Carries usual requests out until there is none, or `most` are done or `core.chunk` bytes. `true` if
+    /// that is because the ring is empty.
     #[inline]
+    #[allow(clippy::too_many_arguments)] // reason: both ends, and what is done of the turn
     pub(super) fn usual(
         &mut self,
         qp: &Arc<Qp>,
@@ -101,14 +103,18 @@ impl Requester {
         burst: &Burst<'_>,
         done: &mut Done,
         most: u32,
-    ) {
+    ) -> bool {
         let before = done.requests;
         // Address spaces that are unbound from here on stay until this pass is over.
         if !qp.pd.ctx.space.is_bound() || !peer.pd.ctx.space.is_bound() {
-            return;
+            return false;
         }
+        let mut empty = false;
         while done.requests < most && done.bytes < core.chunk && qp.state() == QpState::Rts {
-            let Some((first, words)) = self.ring.peek(&qp.memory) else { break };
+            let Some((first, words)) = self.ring.peek(&qp.memory) else {
+                empty = true;
+                break;
+            };
             let Some(request) = Usual::parse(first, words) else { break };
             if self.try_usual(qp, peer, responder, core, burst, &request).is_none() {
                 break;
@@ -125,6 +131,7 @@ impl Requester {
         if done.requests != before {
             self.progress();
         }
+        empty
     }
 
     /// Checks both keys, translates both sides and copies. `None` if anything was not as usual, and then

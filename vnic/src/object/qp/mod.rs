@@ -12,10 +12,11 @@ use crate::object::cq::Cq;
 use crate::object::key;
 use crate::object::pd::Pd;
 use crate::ring::memory::RingMemory;
+use crate::ring::sq::Next;
 use crate::session::Session;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use vnic_abi::PAGE_SIZE;
 use vnic_abi::ctrl::{QpAttr, QpAttrMask, QpState, QpType};
 use vnic_abi::doorbell::QP_SQ_OFFSET;
@@ -92,6 +93,8 @@ pub struct Qp {
     pub word: Mutex<Option<Word>>,
     /// Whether the worker has it in its schedule. Only the owning worker touches it.
     pub scheduled: AtomicBool,
+    /// Where its next send element will appear, while it waits for nothing else; see [`Self::idle`].
+    next: AtomicUsize,
     /// Timers that were set for it. Only the owning worker touches it.
     pub timer: AtomicU64,
     cookie: u64,
@@ -127,6 +130,37 @@ impl Qp {
     pub fn connection(&self) -> u32 {
         // Acquire: pairs with the Release in `connect`.
         self.connection.load(Ordering::Acquire)
+    }
+
+    /// Says that there is nothing to do before an element appears there, or takes that back. Call with the
+    /// requester's lock.
+    #[inline]
+    pub fn set_next(&self, next: Next) {
+        // Relaxed: whoever believes it looks at the element itself, and with the lock.
+        self.next.store(next.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether a doorbell, if there was one, means nothing: no element has appeared, and no sender waits.
+    /// A full fence lies between taking the doorbell and this.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        // Relaxed: ordered by the fence, see `wake_sender`.
+        self.is_posted() == Some(false) && !self.sender_waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether the next send element is there; `None` if that is not all there is to know.
+    #[inline]
+    pub fn is_posted(&self) -> Option<bool> {
+        if self.is_destroyed() {
+            return None;
+        }
+        // Relaxed: see `set_next`.
+        let next = Next::from_bits(self.next.load(Ordering::Relaxed));
+        #[allow(unsafe_code)] // reason: the memory's owner is known here
+        // SAFETY: set for this queue pair's ring alone, whose memory lives as long as the queue pair.
+        unsafe {
+            next.is_posted()
+        }
     }
 
     /// Attributes as they were set.
@@ -238,6 +272,7 @@ impl Session {
                 sender_waits: AtomicBool::new(false),
                 word: Mutex::new(None),
                 scheduled: AtomicBool::new(false),
+                next: AtomicUsize::new(Next::UNKNOWN.bits()),
                 timer: AtomicU64::new(0),
                 cookie: params.cookie,
                 attr: Mutex::new(QpAttr::default()),
@@ -293,6 +328,7 @@ impl Session {
         }
         requester.configure(&attr);
         responder.configure(&attr);
+        qp.set_next(Next::UNKNOWN);
         qp.set_state(to);
         drop((attr, responder, requester));
         // There may be requests from before, and in the error state there is everything to flush.
@@ -328,6 +364,7 @@ impl Session {
             // Release: pairs with the Acquire in `is_destroyed`.
             qp.destroyed.store(true, Ordering::Release);
             qp.forget_connection();
+            qp.set_next(Next::UNKNOWN);
             requester.reset(qpn);
             responder.forget();
         }

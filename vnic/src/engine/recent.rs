@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Queue pairs that had something to do lately: a worker looks at their next element itself.
+//!
+//! An element is in sight before its doorbell is, and a doorbell line that the worker does not fetch all
+//! the time is with the driver when it rings. Doorbells are looked at as well: they say all that there is
+//! to know, here are the usual cases only.
+
+use crate::object::qp::Qp;
+use std::sync::Arc;
+
+/// How many are remembered.
+const RECENT: usize = 4;
+/// Looks without an element after which one is forgotten.
+const PATIENCE: u32 = 10_000;
+
+struct Entry {
+    qp: Arc<Qp>,
+    /// Looks since it had something to do last.
+    idle: u32,
+}
+
+/// The queue pairs that are remembered.
+#[derive(Default)]
+pub struct Recent {
+    entries: Vec<Entry>,
+    victim: usize,
+}
+
+impl Recent {
+    /// Remembers `qp`.
+    #[inline]
+    pub fn note(&mut self, qp: &Arc<Qp>) {
+        match self.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.qp, qp)) {
+            Some(entry) => entry.idle = 0,
+            None => self.admit(qp),
+        }
+    }
+
+    fn admit(&mut self, qp: &Arc<Qp>) {
+        let entry = Entry { qp: qp.clone(), idle: 0 };
+        if self.entries.len() < RECENT {
+            self.entries.push(entry);
+        } else {
+            self.victim = (self.victim + 1) % RECENT;
+            self.entries[self.victim] = entry;
+        }
+    }
+
+    /// Hands out those whose next element is there. `true` if there were any.
+    #[inline]
+    pub fn poll(&mut self, mut each: impl FnMut(&Arc<Qp>)) -> bool {
+        let mut any = false;
+        let mut tired = false;
+        for entry in &mut self.entries {
+            if entry.qp.is_posted() == Some(true) {
+                entry.idle = 0;
+                any = true;
+                each(&entry.qp);
+            } else {
+                entry.idle += 1;
+                tired |= entry.idle > PATIENCE;
+            }
+        }
+        if tired {
+            self.entries.retain(|entry| entry.idle <= PATIENCE);
+        }
+        any
+    }
+
+    /// Forgets all, so that what was destroyed can go.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+}
