@@ -98,6 +98,24 @@ impl HostPtr {
         Self { ptr, len: self.len - bytes }
     }
 
+    /// The same, but at most `len` bytes.
+    #[inline]
+    pub(crate) fn first(self, len: usize) -> Self {
+        Self { len: self.len.min(len), ..self }
+    }
+
+    /// Adds `next` if it begins where this ends. `false` if it does not, or this is empty.
+    ///
+    /// The two may be of different mappings that happen to touch; each byte is then still one of its own.
+    #[inline]
+    pub(crate) fn join(&mut self, next: Self) -> bool {
+        let touches = self.len != 0 && self.ptr.as_ptr().wrapping_add(self.len) == next.as_ptr();
+        if touches {
+            self.len += next.len;
+        }
+        touches
+    }
+
     /// The same with the `bytes` before it, which lie in the same page.
     #[inline]
     pub(crate) fn back(self, bytes: usize) -> Self {

@@ -7,6 +7,7 @@ use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::live::LiveRam;
 use crate::memory::GuestRam;
 use crate::quiesce::GuestPage;
+use crate::walk::x86_64::Upper;
 use crate::walk::{Access, Fault, Leaf, PageTableFormat, PagingMode};
 
 /// The PASID of the identity space, for the guest kernel's own consumers.
@@ -133,13 +134,19 @@ impl AddressSpace {
     ///
     /// The walker's [`Fault`]. The identity space has no faults but [`Fault::OutsideRam`].
     pub fn walk(&self, va: Gva, access: Access) -> Result<Leaf, Fault> {
-        self.walk_in(&self.ram.load(), va, access)
+        self.walk_in(&self.ram.load(), &mut Upper::default(), va, access)
     }
 
     /// As [`walk`](Self::walk), in a view that the caller has loaded.
-    pub(crate) fn walk_in(&self, ram: &GuestRam, va: Gva, access: Access) -> Result<Leaf, Fault> {
+    pub(crate) fn walk_in(
+        &self,
+        ram: &GuestRam,
+        upper: &mut Upper,
+        va: Gva,
+        access: Access,
+    ) -> Result<Leaf, Fault> {
         match &self.table {
-            Some(table) => table.mode.walk(ram, table.root, va, access),
+            Some(table) => table.mode.walk(ram, table.root, upper, va, access),
             None if ram.contains(Gpa(va.0), 1) => Ok(Leaf {
                 gpa: Gpa(va.0),
                 page_shift: crate::addr::PAGE_SHIFT,

@@ -36,6 +36,7 @@ use crate::iotlb::{Iotlb, IotlbSize, SpaceRef};
 use crate::memory::{HostPtr, volatile_slice};
 use crate::pasid::AddressSpace;
 use crate::quiesce::{Burst, Dropped, GuestPage, InvalidationReader};
+use crate::walk::x86_64::Upper;
 use crate::walk::{Access, Fault};
 
 /// Source of [`Translator::id`]. Relaxed throughout: only uniqueness matters.
@@ -143,6 +144,14 @@ struct Hot {
     writable: bool,
 }
 
+/// The upper levels of a walk, with the burst and the space that they are of.
+#[derive(Clone, Copy, Debug, Default)]
+struct BurstUpper {
+    serial: u64,
+    space: u64,
+    levels: Upper,
+}
+
 /// Pages that are remembered within a burst, a power of two: the two ends of a request and one more each.
 const HOT: usize = 4;
 
@@ -152,6 +161,7 @@ pub struct Translator {
     id: u64,
     iotlb: Iotlb,
     hot: [Hot; HOT],
+    upper: [BurstUpper; 2],
     bursts: u64,
     stats: TranslatorStats,
 }
@@ -169,6 +179,7 @@ impl Translator {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             iotlb: Iotlb::new(size),
             hot: [Hot { serial: 0, space: 0, page: 0, host: HostPtr::EMPTY, writable: false }; HOT],
+            upper: Default::default(),
             bursts: 0,
             stats: TranslatorStats::default(),
         }
@@ -222,14 +233,10 @@ impl Translator {
             let found = space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam)?;
             return Ok(chunk(found, len));
         };
-        let known = self.iotlb.spaces.find(space.id());
-        let found = match (known, burst.serial(self.id)) {
-            (Some(found), Some(serial)) if self.iotlb.spaces.get(found).synced == serial => found,
-            _ => self.sync(burst, space, page, known),
-        };
+        let found = self.synced(burst, space, page);
         let host = match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
             Some(host) => host,
-            None => self.miss(space, found, va, access)?,
+            None => self.miss(burst, space, found, va, access)?,
         };
         let offset = va.offset_in(PAGE_SHIFT) as usize;
         self.hot[place] = Hot {
@@ -242,6 +249,88 @@ impl Translator {
         #[cfg(vnic_sabotage)]
         burst.sabotage();
         Ok(chunk(host, len))
+    }
+
+    /// As [`translate`](Self::translate) for all of a range, until `each` has enough and returns `false`.
+    /// What lies together on the host comes as one chunk.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] of the first byte that cannot be had; `each` has seen what comes before it.
+    #[inline]
+    pub fn translate_all<'b>(
+        &mut self,
+        burst: &'b Burst<'_>,
+        space: &'b AddressSpace,
+        mut va: Gva,
+        mut len: usize,
+        access: Access,
+        mut each: impl FnMut(HostChunk<'b>) -> bool,
+    ) -> Result<(), Fault> {
+        let found = space.invalidation().map(|page| self.synced(burst, space, page));
+        let tag = found.map_or(0, |found| self.iotlb.spaces.tag(found));
+        let mut run = HostPtr::EMPTY;
+        // Of what is not in any user's half nothing is cached, so that it need not be looked for.
+        let runs = found.is_some() && va.0 >> 55 == 0 && len as u64 >> 55 == 0;
+        while len > 0 {
+            if runs {
+                let host = self.iotlb.probe_run(tag, va, len, access);
+                #[cfg(vnic_sabotage)]
+                burst.sabotage();
+                if !host.is_empty() {
+                    len -= host.len();
+                    va = Gva(va.0 + host.len() as u64);
+                    if !run.join(host) {
+                        let before = std::mem::replace(&mut run, host);
+                        if !before.is_empty() && !each(chunk(before, before.len())) {
+                            return Ok(());
+                        }
+                    }
+                    continue;
+                }
+            }
+            let translated = match found {
+                Some(found) => match self.iotlb.probe(tag, va, access) {
+                    Some(host) => Ok(host),
+                    None => self.miss(burst, space, found, va, access),
+                },
+                None => space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam),
+            };
+            #[cfg(vnic_sabotage)]
+            burst.sabotage();
+            let host = match translated {
+                Ok(host) => host.first(len),
+                Err(fault) => {
+                    if !run.is_empty() {
+                        each(chunk(run, run.len()));
+                    }
+                    return Err(fault);
+                }
+            };
+            len -= host.len();
+            // At the end of the address space there is no next page.
+            va = Gva(va.0.wrapping_add(host.len() as u64));
+            if !run.join(host) {
+                let before = std::mem::replace(&mut run, host);
+                if !before.is_empty() && !each(chunk(before, before.len())) {
+                    return Ok(());
+                }
+            }
+        }
+        if !run.is_empty() {
+            each(chunk(run, run.len()));
+        }
+        Ok(())
+    }
+
+    /// Where `space` is kept, with everything forgotten that the guest has taken back.
+    #[inline]
+    fn synced(&mut self, burst: &Burst<'_>, space: &AddressSpace, page: &GuestPage) -> SpaceRef {
+        let known = self.iotlb.spaces.find(space.id());
+        match (known, burst.serial(self.id)) {
+            (Some(found), Some(serial)) if self.iotlb.spaces.get(found).synced == serial => found,
+            _ => self.sync(burst, space, page, known),
+        }
     }
 
     /// First use of `space` in this burst: forgets what the guest has taken back since the last one.
@@ -328,6 +417,7 @@ impl Translator {
     #[cold]
     fn miss(
         &mut self,
+        burst: &Burst<'_>,
         space: &AddressSpace,
         found: SpaceRef,
         va: Gva,
@@ -335,7 +425,19 @@ impl Translator {
     ) -> Result<HostPtr, Fault> {
         self.stats.walks += 1;
         let ram = space.ram().load();
-        let leaf = space.walk_in(&ram, va, access).inspect_err(|_| self.stats.faults += 1)?;
+        // Two, for the two ends of a transfer; what another burst or space left is of no use.
+        let serial = burst.serial(self.id).unwrap_or_default();
+        let of_space = |upper: &BurstUpper| (upper.serial, upper.space) == (serial, space.id());
+        if !of_space(&self.upper[0]) {
+            self.upper.swap(0, 1);
+        }
+        let upper = &mut self.upper[0];
+        if !of_space(upper) {
+            *upper = BurstUpper { serial, space: space.id(), levels: Upper::default() };
+        }
+        let leaf = space
+            .walk_in(&ram, &mut upper.levels, va, access)
+            .inspect_err(|_| self.stats.faults += 1)?;
         // A write through a cached entry sets no dirty bit; so it must be set already.
         let writable = leaf.writable && leaf.dirty;
         let page_of = |shift| ram.host_ptr(leaf.gpa.align_down(shift), 1 << shift);

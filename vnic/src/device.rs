@@ -30,6 +30,9 @@ pub struct DeviceConfig {
     /// Bytes that one queue pair may move before others have their turn; also what bounds the time
     /// that an invalidation in a guest waits.
     pub chunk: u64,
+    /// Bytes of a message from which on it is written past the processor's caches, which it would only
+    /// empty of everything else; 0 for every message that is copied in blocks.
+    pub past_caches: u64,
     /// Ask for all pages that a request will miss at once, and for more ahead of requests that come
     /// in order. Without it every missing page is asked for by itself, when it is needed: of use to
     /// measure the difference.
@@ -38,7 +41,13 @@ pub struct DeviceConfig {
 
 impl Default for DeviceConfig {
     fn default() -> Self {
-        Self { workers: 1, spin: Duration::from_micros(50), chunk: 64 << 10, fault_batching: true }
+        Self {
+            workers: 1,
+            spin: Duration::from_micros(50),
+            chunk: 64 << 10,
+            past_caches: 16 << 20,
+            fault_batching: true,
+        }
     }
 }
 

@@ -12,6 +12,8 @@
 mod sets;
 mod spaces;
 
+use std::ptr::NonNull;
+
 use crate::addr::{Gva, LARGE_PAGE_SHIFT, PAGE_SHIFT};
 use crate::memory::HostPtr;
 use crate::walk::Access;
@@ -71,6 +73,32 @@ impl Iotlb {
         self.small
             .find(key(tag, va, PAGE_SHIFT), va.offset_in(PAGE_SHIFT), PAGE_SHIFT, access)
             .or_else(|| self.probe_large(tag, va, access))
+    }
+
+    /// The part of `va..va + len` that is cached as small pages which lie together on the host, from its
+    /// beginning on; empty if there is none. All of the range must be below 2^56.
+    #[inline]
+    pub(crate) fn probe_run(&self, tag: u32, va: Gva, len: usize, access: Access) -> HostPtr {
+        const PAGE: usize = 1 << PAGE_SHIFT;
+        let (mut key, writes) = (key(tag, va, PAGE_SHIFT), access.is_write());
+        let first = self.small.page(key, writes);
+        let page: *mut u8 = std::ptr::with_exposed_provenance_mut(first);
+        let offset = va.offset_in(PAGE_SHIFT) as usize;
+        let Some(ptr) = NonNull::new(page).and_then(|_| NonNull::new(page.wrapping_add(offset)))
+        else {
+            return HostPtr::EMPTY;
+        };
+        let mut run = PAGE - offset;
+        let mut next = first + PAGE;
+        while run < len {
+            key += 1;
+            if self.small.page(key, writes) != next {
+                break;
+            }
+            next += PAGE;
+            run += PAGE;
+        }
+        HostPtr::from_parts(ptr, run.min(len))
     }
 
     #[inline]

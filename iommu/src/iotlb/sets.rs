@@ -52,6 +52,24 @@ impl Sets {
         key.wrapping_add(spread) as usize & (self.sets.len() - 1)
     }
 
+    /// The host address of the page of `key`, if it is cached and may be written or need not; else 0.
+    #[inline]
+    pub(super) fn page(&self, key: u64, writes: bool) -> usize {
+        let Set([a, b, c, d]) = &self.sets[self.index(key)];
+        let host = if a.key == key {
+            a.host
+        } else if b.key == key {
+            b.host
+        } else if c.key == key {
+            c.host
+        } else if d.key == key {
+            d.host
+        } else {
+            return 0;
+        };
+        if writes && host & WRITABLE == 0 { 0 } else { host & !WRITABLE }
+    }
+
     #[inline]
     pub(super) fn find(
         &self,
@@ -60,11 +78,11 @@ impl Sets {
         shift: u32,
         access: Access,
     ) -> Option<HostPtr> {
-        let entry = self.sets[self.index(key)].0.iter().find(|entry| entry.key == key)?;
-        if access.is_write() && entry.host & WRITABLE == 0 {
+        let page = self.page(key, access.is_write());
+        if page == 0 {
             return None;
         }
-        let page: *mut u8 = std::ptr::with_exposed_provenance_mut(entry.host & !WRITABLE);
+        let page: *mut u8 = std::ptr::with_exposed_provenance_mut(page);
         let ptr = NonNull::new(page.wrapping_add(offset as usize))?;
         Some(HostPtr::from_parts(ptr, (1 << shift) - offset as usize))
     }

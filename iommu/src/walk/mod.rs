@@ -129,14 +129,27 @@ impl TableMemory for GuestRam {
 
 /// A page-table format. A value of the implementing type holds the format's parameters.
 pub trait PageTableFormat {
+    /// What a walk can leave for the next one: the upper levels.
+    type Upper: Default;
+
     /// Translates `va` for `access` through the table at `root`, marking the leaf accessed (and
     /// dirty, for a write).
+    ///
+    /// `upper` is from an earlier walk through the same table in the same burst, or new: within a burst no
+    /// table is reused.
     ///
     /// # Errors
     ///
     /// Any [`Fault`]. Whatever the table holds, the walk ends after a bounded number of steps and
     /// touches nothing outside `ram`.
-    fn walk(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> Result<Leaf, Fault>;
+    fn walk(
+        &self,
+        ram: &GuestRam,
+        root: Gpa,
+        upper: &mut Self::Upper,
+        va: Gva,
+        access: Access,
+    ) -> Result<Leaf, Fault>;
 
     /// Whether [`walk`](Self::walk) would most likely succeed now. Changes nothing.
     fn peek(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> bool;

@@ -65,9 +65,18 @@ impl PagingMode {
 }
 
 impl PageTableFormat for PagingMode {
+    type Upper = Upper;
+
     #[inline]
-    fn walk(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> Result<Leaf, Fault> {
-        walk(ram, root, *self, va, access)
+    fn walk(
+        &self,
+        ram: &GuestRam,
+        root: Gpa,
+        upper: &mut Upper,
+        va: Gva,
+        access: Access,
+    ) -> Result<Leaf, Fault> {
+        walk_on(ram, root, *self, upper, va, access)
     }
 
     fn peek(&self, ram: &GuestRam, root: Gpa, va: Gva, access: Access) -> bool {
@@ -77,6 +86,19 @@ impl PageTableFormat for PagingMode {
     fn is_valid_root(&self, root: Gpa) -> bool {
         root.0 & !ADDRESS_MASK == 0
     }
+}
+
+/// The upper levels of a walk: the table of the last level, and what leads to it.
+///
+/// The next page is usually in the same table, so that a walk can begin there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upper {
+    /// The addresses that the table is for, shifted by [`LARGE_PAGE_SHIFT`].
+    region: u64,
+    /// The table; `None` if nothing is known.
+    table: Option<Gpa>,
+    /// Whether every level above allows writing.
+    writable: bool,
 }
 
 /// Translates `va` through the table at `root`; see [`PageTableFormat::walk`].
@@ -92,11 +114,28 @@ pub fn walk(
     va: Gva,
     access: Access,
 ) -> Result<Leaf, Fault> {
+    walk_on(ram, root, mode, &mut Upper::default(), va, access)
+}
+
+/// As [`walk`], beginning at the last level if `upper` knows it. Entries above are then judged as they
+/// were when they were walked.
+///
+/// # Errors
+///
+/// As [`walk`].
+pub fn walk_on(
+    ram: &impl TableMemory,
+    root: Gpa,
+    mode: PagingMode,
+    upper: &mut Upper,
+    va: Gva,
+    access: Access,
+) -> Result<Leaf, Fault> {
     if !va.is_canonical_user(mode) {
         return Err(Fault::NonCanonical);
     }
     for _ in 0..MAX_WALKS {
-        let found = find_leaf(ram, root, mode, va)?;
+        let found = find_leaf(ram, root, mode, upper, va)?;
         if access.is_write() && !found.writable {
             return Err(Fault::NotWritable);
         }
@@ -120,7 +159,8 @@ pub fn walk(
 /// Whether a walk for `access` would find a translation now, without marking anything.
 pub fn peek(ram: &GuestRam, root: Gpa, mode: PagingMode, va: Gva, access: Access) -> bool {
     va.is_canonical_user(mode)
-        && find_leaf(ram, root, mode, va).is_ok_and(|found| found.writable || !access.is_write())
+        && find_leaf(ram, root, mode, &mut Upper::default(), va)
+            .is_ok_and(|found| found.writable || !access.is_write())
 }
 
 /// A leaf as it was read, and where it was read.
@@ -149,15 +189,18 @@ impl<E: TableEntry> Found<'_, E> {
 }
 
 #[inline]
-fn find_leaf<M: TableMemory>(
-    ram: &M,
+fn find_leaf<'r, M: TableMemory>(
+    ram: &'r M,
     root: Gpa,
     mode: PagingMode,
+    upper: &mut Upper,
     va: Gva,
-) -> Result<Found<'_, M::Entry>, Fault> {
-    let mut table = root;
-    let mut writable = true;
-    let mut shift = PAGE_SHIFT + LEVEL_BITS * mode.levels();
+) -> Result<Found<'r, M::Entry>, Fault> {
+    let region = va.0 >> LARGE_PAGE_SHIFT;
+    let (mut table, mut writable, mut shift) = match upper.table {
+        Some(table) if upper.region == region => (table, upper.writable, LARGE_PAGE_SHIFT),
+        _ => (root, true, PAGE_SHIFT + LEVEL_BITS * mode.levels()),
+    };
     // One turn per level: the depth is the mode's, not the table's, so that no table can loop.
     while shift > PAGE_SHIFT {
         shift -= LEVEL_BITS;
@@ -179,6 +222,9 @@ fn find_leaf<M: TableMemory>(
             return Ok(Found { entry, value, base, page_shift: shift, writable });
         }
         table = Gpa(value & ADDRESS_MASK);
+        if shift == LARGE_PAGE_SHIFT {
+            *upper = Upper { region, table: Some(table), writable };
+        }
     }
     // Unreachable: the last turn has `shift == PAGE_SHIFT` and returns.
     Err(Fault::ReservedBits)

@@ -10,6 +10,43 @@ use std::sync::atomic::{Ordering, compiler_fence};
 const BLOCK: usize = 256;
 /// Bytes at the end that are stored one word after the other.
 const TAIL: usize = 64;
+/// Bytes of a store that passes the caches by.
+const STREAM: usize = 16;
+
+/// How a piece is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Whether the message ends with it: then its last bytes are stored last.
+    pub of_message: bool,
+    /// Whether the message is so long that it would only push everything else out of the caches.
+    pub past_caches: bool,
+}
+
+impl End {
+    /// For a piece that others follow.
+    pub const fn not_yet(self) -> Self {
+        Self { of_message: false, ..self }
+    }
+}
+
+/// Copies a piece of a message of `len` bytes.
+///
+/// # Safety
+///
+/// As [`forward`].
+#[allow(unsafe_code)] // reason: guest memory is only reachable by address
+pub unsafe fn piece(src: *const u8, dst: *mut u8, len: usize, end: End) {
+    let body = if end.of_message { body(dst, len) } else { len };
+    // SAFETY: `body <= len`, so that all ranges are inside those of the caller.
+    unsafe {
+        if end.past_caches && body >= BLOCK {
+            stream(src, dst, body);
+        } else {
+            block(src, dst, body);
+        }
+        words(src.add(body), dst.add(body), len - body);
+    }
+}
 
 /// Copies `len` bytes. An aligned 8-byte word of the destination is stored whole.
 ///
@@ -20,19 +57,70 @@ const TAIL: usize = 64;
 #[allow(unsafe_code)] // reason: guest memory is only reachable by address
 #[inline]
 pub unsafe fn forward(src: *const u8, dst: *mut u8, len: usize) {
-    let mut at = 0;
-    if len >= BLOCK {
-        // End the block so that the tail begins on a word of the destination.
-        let body = len - TAIL - (dst as usize + len) % 8;
-        // SAFETY: `body <= len`, so both ranges are inside those of the caller; `copy` allows
-        // overlap.
-        unsafe { std::ptr::copy(src, dst, body) };
-        // The compiler must not move the block behind the words; the processor does not.
-        compiler_fence(Ordering::SeqCst);
-        at = body;
+    let body = body(dst, len);
+    // SAFETY: `body <= len`, so that what is left are the last bytes of both ranges.
+    unsafe {
+        if body > 0 {
+            block(src, dst, body);
+        }
+        words(src.add(body), dst.add(body), len - body);
     }
-    // SAFETY: `at <= len`, so that what is left are the last bytes of both ranges.
-    unsafe { words(src.add(at), dst.add(at), len - at) }
+}
+
+/// Where the last bytes begin, which are stored word by word.
+#[inline]
+fn body(dst: *const u8, len: usize) -> usize {
+    if len < BLOCK {
+        return 0;
+    }
+    // Ends so that the tail begins on a word of the destination.
+    len - TAIL - (dst as usize + len) % 8
+}
+
+/// # Safety
+///
+/// As [`forward`].
+#[allow(unsafe_code)] // reason: as above
+#[inline]
+unsafe fn block(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: the caller's; `copy` allows overlap.
+    unsafe { std::ptr::copy(src, dst, len) };
+    // The compiler must not move the block behind what follows; the processor does not.
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Copies without a place in the caches for what is written: nothing is fetched only to be overwritten.
+///
+/// # Safety
+///
+/// As [`forward`].
+#[allow(unsafe_code)] // reason: as above
+unsafe fn stream(src: *const u8, dst: *mut u8, len: usize) {
+    let head = (dst as usize).wrapping_neg() % STREAM;
+    let whole = (len - head) / (4 * STREAM) * (4 * STREAM);
+    // SAFETY: `head` is below `BLOCK`, and so below `len`; the parts follow each other within `len`.
+    unsafe {
+        block(src, dst, head);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+            for at in (head..head + whole).step_by(4 * STREAM) {
+                let from = src.add(at).cast::<__m128i>();
+                let to = dst.add(at).cast::<__m128i>();
+                let parts = [0, 1, 2, 3].map(|part| _mm_loadu_si128(from.add(part)));
+                for (part, value) in parts.into_iter().enumerate() {
+                    _mm_stream_si128(to.add(part), value);
+                }
+            }
+            // Streams are not ordered with what is stored afterwards: the end of the message, and of
+            // the burst.
+            _mm_sfence();
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        block(src.add(head), dst.add(head), whole);
+        let done = head + whole;
+        block(src.add(done), dst.add(done), len - done);
+    }
 }
 
 /// Copies `len` bytes, word by word.
@@ -94,6 +182,20 @@ mod tests {
             #[allow(unsafe_code)] // reason: the function under test
             // SAFETY: `dst` has 16 bytes before the end beyond any skew.
             unsafe { forward(src.as_ptr(), dst.as_mut_ptr().add(skew), src.len()) };
+            prop_assert_eq!(&dst[skew..skew + src.len()], &src[..]);
+            prop_assert!(dst[..skew].iter().chain(&dst[skew + src.len()..]).all(|b| *b == 0xAA));
+        }
+
+        #[test]
+        fn a_piece_is_copied_whole_whatever_its_end(
+            src in prop::collection::vec(any::<u8>(), 0..2000), skew in 0usize..16,
+            of_message: bool, past_caches: bool,
+        ) {
+            let mut dst = vec![0xAAu8; src.len() + 32];
+            let end = End { of_message, past_caches };
+            #[allow(unsafe_code)] // reason: the function under test
+            // SAFETY: `dst` has 16 bytes before the end beyond any skew.
+            unsafe { piece(src.as_ptr(), dst.as_mut_ptr().add(skew), src.len(), end) };
             prop_assert_eq!(&dst[skew..skew + src.len()], &src[..]);
             prop_assert!(dst[..skew].iter().chain(&dst[skew + src.len()..]).all(|b| *b == 0xAA));
         }

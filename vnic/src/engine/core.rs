@@ -5,7 +5,9 @@
 use crate::device::{Device, DeviceConfig};
 use crate::engine::slots::Slots;
 use crate::engine::timer::Timers;
+use crate::engine::watch::Watch;
 use crate::fabric::ahead::Ahead;
+use crate::fabric::local::Scratch;
 use crate::object::cq::Cq;
 use crate::object::qp::Qp;
 use crate::ring::cq::Overrun;
@@ -149,12 +151,18 @@ pub struct Core {
     pub completions: Completions,
     /// What the request that stopped last will miss.
     pub ahead: Ahead,
+    /// Who else may have something to do.
+    pub watch: Watch,
+    /// Room for translations of a transfer.
+    pub scratch: Scratch,
+    /// Bytes of a message from which on it is written past the caches.
+    pub past_caches: u64,
 }
 
 impl Core {
     /// For the worker of this index.
     pub fn new(device: Arc<Device>, worker: usize) -> Self {
-        let DeviceConfig { chunk, fault_batching: batching, .. } = *device.config();
+        let DeviceConfig { chunk, fault_batching: batching, past_caches, .. } = *device.config();
         Self {
             device,
             worker,
@@ -165,6 +173,9 @@ impl Core {
             later: Later::default(),
             completions: Completions::default(),
             ahead: Ahead::new(batching),
+            watch: Watch::default(),
+            scratch: Scratch::default(),
+            past_caches,
         }
     }
 }

@@ -14,4 +14,5 @@ pub mod slots;
 pub mod stream;
 pub mod timer;
 pub mod wait;
+pub mod watch;
 pub mod worker;

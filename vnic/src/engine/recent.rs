@@ -5,11 +5,12 @@
 //! the time is with the driver when it rings. Doorbells are looked at as well: they say all that there is
 //! to know, here are the usual cases only.
 
+use crate::engine::watch::WATCHED;
 use crate::object::qp::Qp;
 use std::sync::Arc;
 
 /// How many are remembered.
-const RECENT: usize = 4;
+const RECENT: usize = WATCHED;
 /// Looks without an element after which one is forgotten.
 const PATIENCE: u32 = 10_000;
 
@@ -27,13 +28,24 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Remembers `qp`.
+    /// Remembers `qp`; `true` if that changed who is remembered.
     #[inline]
-    pub fn note(&mut self, qp: &Arc<Qp>) {
+    pub fn note(&mut self, qp: &Arc<Qp>) -> bool {
         match self.entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.qp, qp)) {
-            Some(entry) => entry.idle = 0,
-            None => self.admit(qp),
+            Some(entry) => {
+                entry.idle = 0;
+                false
+            }
+            None => {
+                self.admit(qp);
+                true
+            }
         }
+    }
+
+    /// Those that are remembered.
+    pub fn qps(&self) -> impl Iterator<Item = &Arc<Qp>> {
+        self.entries.iter().map(|entry| &entry.qp)
     }
 
     fn admit(&mut self, qp: &Arc<Qp>) {

@@ -307,7 +307,7 @@ impl Requester {
 
     /// Works until the budget, the ring or something to wait for ends it.
     fn work(&mut self, qp: &Arc<Qp>, core: &mut Core, refused: Option<Refusal>) -> (Pause, Step) {
-        let (pause, Done { requests, bytes }) = self.work_in_burst(qp, core, refused);
+        let (pause, Done { requests, bytes, .. }) = self.work_in_burst(qp, core, refused);
         // Of requests that failed without a burst.
         Self::publish(qp, core);
         if requests != 0 || bytes != 0 {
@@ -325,7 +325,7 @@ impl Requester {
         core: &mut Core,
         mut refused: Option<Refusal>,
     ) -> (Pause, Done) {
-        let mut done = Done::default();
+        let mut done = Done::of(core.chunk);
         if self.current.is_none()
             && !(qp.state() == QpState::Rts && self.ring.is_posted(&qp.memory))
         {
@@ -343,24 +343,51 @@ impl Requester {
         if peer.is_destroyed() || !self.is_peer(&peer) {
             return (Pause::More, done);
         }
-        let burst = Burst::enter_both(&own_slot, &peer_slot);
-        // Requests of this queue pair share the burst and the peer's lock for as long as they need
-        // nothing else.
+        // A turn is a burst, but for one whom nobody waits for: then it is a few.
         let pause = loop {
+            let burst = Burst::enter_both(&own_slot, &peer_slot);
+            let pause =
+                self.burst(qp, &peer, &mut responder, core, &burst, &mut refused, &mut done);
+            drop(burst);
+            let full = done.bytes >= done.limit;
+            if !matches!(pause, Pause::More) || !full || !core.watch.may_go_on(&mut done.bursts) {
+                break pause;
+            }
+            done.limit = done.bytes + core.chunk;
+        };
+
+        Self::publish(qp, core);
+        (pause, done)
+    }
+
+    /// Requests that share a burst and the peer's lock for as long as they need nothing else. Why it ended.
+    #[inline]
+    #[allow(clippy::too_many_arguments)] // reason: both ends, and what is done of the turn
+    fn burst(
+        &mut self,
+        qp: &Arc<Qp>,
+        peer: &Arc<Qp>,
+        responder: &mut Responder,
+        core: &mut Core,
+        burst: &Burst<'_>,
+        refused: &mut Option<Refusal>,
+        done: &mut Done,
+    ) -> Pause {
+        loop {
             if self.current.is_none() {
-                if self.usual(qp, &peer, &mut responder, core, &burst, &mut done, MAX_REQUESTS) {
-                    break Pause::Idle;
+                if self.usual(qp, peer, responder, core, burst, done, MAX_REQUESTS) {
+                    return Pause::Idle;
                 }
-                if done.requests >= MAX_REQUESTS || done.bytes >= core.chunk {
-                    break Pause::More;
+                if done.requests >= MAX_REQUESTS || done.bytes >= done.limit {
+                    return Pause::More;
                 }
                 if !self.next(qp, core) {
-                    break Pause::Idle;
+                    return Pause::Idle;
                 }
             }
-            let rest = core.chunk.saturating_sub(done.bytes);
+            let rest = done.limit.saturating_sub(done.bytes);
             let (advance, moved) =
-                self.advance(qp, &peer, &mut responder, core, &burst, rest, refused.take());
+                self.advance(qp, peer, responder, core, burst, rest, refused.take());
             done.bytes += moved;
             if moved != 0 {
                 self.page_progress();
@@ -371,23 +398,21 @@ impl Requester {
                     done.requests += 1;
                     self.finish(qp, WcStatus::Success, core);
                 }
-                Advance::More => break Pause::More,
-                Advance::Missing(missing) => break Pause::Missing(missing),
+                Advance::More => return Pause::More,
+                Advance::Missing(missing) => return Pause::Missing(missing),
                 Advance::Nak(nak) => match self.status_of(nak) {
-                    Ok(pause) => break pause,
+                    Ok(pause) => return pause,
                     Err(status) => {
                         self.finish(qp, status, core);
-                        break Pause::Idle;
+                        return Pause::Idle;
                     }
                 },
                 Advance::Failed(status) => {
                     self.finish(qp, status, core);
-                    break Pause::Idle;
+                    return Pause::Idle;
                 }
             }
-        };
-        Self::publish(qp, core);
-        (pause, done)
+        }
     }
 
     /// There is a request, and nobody to send it to.
@@ -422,6 +447,8 @@ impl Requester {
             translator: &mut core.translator,
             later: &mut core.later,
             ahead: &mut core.ahead,
+            scratch: &mut core.scratch,
+            past_caches: request.total >= core.past_caches,
             budget,
             moved: 0,
         };

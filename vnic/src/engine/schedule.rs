@@ -40,6 +40,14 @@ impl<T> FairQueue<T> {
         self.tenants.is_empty()
     }
 
+    /// Whether more than one is ready.
+    pub fn is_several(&self) -> bool {
+        match self.tenants.front() {
+            Some(tenant) => self.tenants.len() > 1 || tenant.ready.len() > 1,
+            None => false,
+        }
+    }
+
     /// Puts something of `tenant` at the end of its line.
     pub fn push(&mut self, tenant: u64, item: T) {
         if let Some(held) = self.tenants.iter_mut().find(|held| held.id == tenant) {
@@ -91,6 +99,12 @@ impl Schedule {
     /// Whether nobody is ready.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether there is somebody behind the next in order.
+    #[inline]
+    pub fn others_wait(&self) -> bool {
+        self.queue.is_several()
     }
 
     /// Gives `qp` a turn, unless it has one coming.

@@ -166,8 +166,10 @@ impl Worker {
         let Self { doorbells, recent, schedule, core, .. } = self;
         // Where nobody waits, the first that has something to do has its turn without standing in line.
         let mut free = schedule.is_empty();
+        core.watch.set_others_wait(!free);
         let mut serve = |qp: &Arc<Qp>| {
             if !std::mem::take(&mut free) {
+                core.watch.set_others_wait(true);
                 return schedule.push(qp);
             }
             let step = requester::run(core, qp);
@@ -180,17 +182,22 @@ impl Worker {
         self.without_doorbells = if busy { self.without_doorbells + 1 } else { 0 };
         if !busy || self.without_doorbells > MOST_WITHOUT_DOORBELLS {
             self.without_doorbells = 0;
+            let mut renewed = false;
             #[allow(unsafe_code)] // reason: that this is a pass is known here
             // SAFETY: `step` has announced the pass, and announces the next one after this.
             let rang = unsafe {
                 doorbells.poll(|qp| {
                     if !qp.is_idle() {
-                        recent.note(qp);
+                        renewed |= recent.note(qp);
                         serve(qp);
                     }
                 })
             };
             busy |= rang;
+            if renewed {
+                core.watch.clear();
+                recent.qps().for_each(|qp| core.watch.add(qp));
+            }
         }
         // Relaxed: a hint; mail is found at the next pass at the latest.
         if handle.has_mail.load(Ordering::Relaxed) {
@@ -206,15 +213,22 @@ impl Worker {
         if !core.timers.is_empty() {
             core.timers.expire(Instant::now(), |qp| schedule.push(&qp));
         }
+        let mut cost = 0;
         for _ in 0..TURNS {
+            core.watch.set_others_wait(schedule.others_wait());
             let ran = schedule.turn(|qp| {
                 let step = requester::run(core, qp);
+                cost += step.cost;
                 (step.cost, step.more)
             });
             if !ran {
                 break;
             }
             busy = true;
+            // Somebody else may have something to do meanwhile.
+            if cost >= core.chunk {
+                break;
+            }
         }
         busy
     }
@@ -233,6 +247,7 @@ impl Worker {
     fn renew(&mut self, version: u64) {
         self.version = version;
         self.recent.clear();
+        self.core.watch.clear();
         self.doorbells.renew(&self.core.device.contexts(), self.index);
         let live = self.core.device.live_sessions();
         self.core.slots.retain(|uid| live.contains(&uid));
@@ -250,6 +265,7 @@ impl Worker {
         if !work {
             let device = self.core.device.clone();
             self.recent.clear();
+            self.core.watch.clear();
             device.grace().sleep(self.index);
             match self.core.timers.next(Instant::now()) {
                 Some(delay) => std::thread::park_timeout(delay),

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Both ends are guests of this device: one translated copy, no packet.
 
-use crate::engine::copy::forward;
+use crate::engine::copy::End;
 use crate::engine::core::Later;
 use crate::engine::request::{Atomic, LocalBytes, Op, Remote, SendRequest};
 use crate::engine::responder::{Nak, Responder, Target, fail};
 use crate::engine::stream;
 use crate::engine::wait::Side;
 use crate::fabric::ahead::{Ahead, Needed};
+use crate::fabric::spans::{self, Spans};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
 use crate::object::space::Space;
@@ -21,7 +22,7 @@ use vnic_abi::event::EventKind;
 use vnic_iommu::addr::Gva;
 use vnic_iommu::quiesce::Burst;
 use vnic_iommu::translate::{HostChunk, Translator};
-use vnic_iommu::walk::Access;
+use vnic_iommu::walk::{Access, Fault};
 
 /// Where a transfer stopped for want of a page.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +126,19 @@ enum Stop {
     Page(Missing),
 }
 
+/// Host memory of both sides. Lives longer than a transfer, since it is large.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    from: Spans,
+    to: Spans,
+}
+
+impl Scratch {
+    fn of(&mut self, writes: bool) -> &mut Spans {
+        if writes { &mut self.to } else { &mut self.from }
+    }
+}
+
 /// One transfer between a requester's and a responder's memory.
 pub struct Transfer<'a, 'w> {
     /// Burst that covers both sides.
@@ -135,6 +149,10 @@ pub struct Transfer<'a, 'w> {
     pub later: &'a mut Later,
     /// Other pages that the request will miss, to be asked for with the one that it waits for.
     pub ahead: &'a mut Ahead,
+    /// Room for translations.
+    pub scratch: &'a mut Scratch,
+    /// Whether what is written is not worth a place in the caches.
+    pub past_caches: bool,
     /// Bytes that may be moved before others have their turn.
     pub budget: u64,
     /// Bytes moved so far; the caller starts with 0.
@@ -456,41 +474,78 @@ impl<'a> Transfer<'a, '_> {
             let want = (total - *done).min(self.budget - self.moved);
             let src = from.piece(*done).map_err(|BadKey| Stop::Key(from_side))?;
             let dst = to.piece(*done).map_err(|BadKey| Stop::Key(to_side))?;
-            let rest = (total - *done).min(src.len()).min(dst.len());
-            let want = want.min(rest);
-            let dst = self
-                .map(&dst, want, Access::Write, to_side)
-                .map_err(Stop::Page)?
-                .ok_or(Stop::Key(to_side))?;
-            let n = match &src {
-                Piece::Held(bytes) => {
-                    let n = bytes.len().min(dst.len());
-                    #[allow(unsafe_code)] // reason: guest memory is only reachable by address
-                    // SAFETY: `n` bytes of a slice, and of a chunk translated for writing in this
-                    // burst.
-                    unsafe {
-                        forward(bytes.as_ptr(), dst.as_ptr(), n)
-                    };
-                    n
-                }
-                Piece::Mapped { .. } => {
-                    let src = self
-                        .map(&src, dst.len() as u64, Access::Read, from_side)
-                        .map_err(Stop::Page)?
-                        .ok_or(Stop::Key(from_side))?;
-                    let n = src.len().min(dst.len());
-                    #[allow(unsafe_code)] // reason: as above
-                    // SAFETY: both chunks were translated in this burst and hold `n` bytes.
-                    unsafe {
-                        forward(src.as_ptr(), dst.as_ptr(), n)
-                    };
-                    n
-                }
-            };
-            *done += n as u64;
-            self.moved += n as u64;
+            let want = want.min(src.len()).min(dst.len());
+            let n = self.copy_range(&src, from_side, &dst, to_side, want, total - *done)?;
+            *done += n;
+            self.moved += n;
         }
         Ok(true)
+    }
+
+    /// Copies the first of `want` bytes between two pieces: all that are there, or as many as are
+    /// translated at one time. `left` is what the message still has, these included.
+    fn copy_range(
+        &mut self,
+        src: &Piece<'_>,
+        from_side: Side,
+        dst: &Piece<'_>,
+        to_side: Side,
+        want: u64,
+        left: u64,
+    ) -> Result<u64, Stop> {
+        // What a fault leaves is copied before it is told.
+        let to = self.translate(dst, want, Access::Write, to_side);
+        let want = (self.scratch.to.total() as u64).min(want);
+        if want == 0 {
+            return Err(to.err().unwrap_or(Stop::Key(to_side)));
+        }
+        let from = self.translate(src, want, Access::Read, from_side);
+        let n = (self.scratch.from.total() as u64).min(want);
+        if n == 0 {
+            return Err(from.err().unwrap_or(Stop::Key(from_side)));
+        }
+        let end = End { of_message: n == left, past_caches: self.past_caches };
+        #[allow(unsafe_code)] // reason: guest memory is only reachable by address
+        // SAFETY: both lists were filled above, in this burst, with `n` bytes at least.
+        unsafe {
+            spans::copy(&self.scratch.from, &self.scratch.to, n as usize, end);
+        }
+        Ok(n)
+    }
+
+    /// Fills one of the lists with host memory of the first `len` bytes of a piece. After an error it has
+    /// what comes before the fault.
+    fn translate(
+        &mut self,
+        piece: &Piece<'_>,
+        len: u64,
+        access: Access,
+        side: Side,
+    ) -> Result<(), Stop> {
+        let writes = access.is_write();
+        self.scratch.of(writes).clear();
+        let (space, start) = match *piece {
+            Piece::Held(bytes) => {
+                let bytes = bytes.get(..len as usize).unwrap_or(bytes);
+                self.scratch.of(writes).set_bytes(bytes);
+                return Ok(());
+            }
+            Piece::Mapped { space, va, .. } => (space, va),
+        };
+        if !space.is_bound() {
+            return Err(Stop::Key(side));
+        }
+        let spans = self.scratch.of(writes);
+        // No piece is longer than a message, and none is translated that is longer than a turn.
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let table = &space.table;
+        let walked =
+            self.translator
+                .translate_all(self.burst, table, start, len, access, |chunk| spans.push(&chunk));
+        walked.map_err(|fault| {
+            let va = Gva(start.0 + spans.total() as u64);
+            Stop::Page(missing(piece, va, access, side, fault))
+        })
     }
 
     /// Host memory of a piece; `None` if its address space was unbound.
@@ -504,24 +559,27 @@ impl<'a> Transfer<'a, '_> {
     where
         'a: 's,
     {
-        let Piece::Mapped { space, va, limit, .. } = piece else { return Ok(None) };
+        let Piece::Mapped { space, va, .. } = piece else { return Ok(None) };
         if !space.is_bound() {
             return Ok(None);
         }
         // The bound keeps the length inside any pointer width and one page walk's worth of use.
         let want = len.min(1 << 30) as usize;
-        self.translator.translate(self.burst, &space.table, *va, want, access).map(Some).map_err(
-            |fault| Missing {
-                side,
-                va: *va,
-                // One byte: the rest of the page is the next step's affair.
-                len: 1,
-                limit: *limit,
-                access,
-                recoverable: fault.is_recoverable(),
-            },
-        )
+        self.translator
+            .translate(self.burst, &space.table, *va, want, access)
+            .map(Some)
+            .map_err(|fault| missing(piece, *va, access, side, fault))
     }
+}
+
+/// A page of a piece that is missing.
+fn missing(piece: &Piece<'_>, va: Gva, access: Access, side: Side, fault: Fault) -> Missing {
+    let limit = match *piece {
+        Piece::Mapped { limit, .. } => limit,
+        Piece::Held(_) => va,
+    };
+    // One byte: the rest of the page is the next step's affair.
+    Missing { side, va, len: 1, limit, access, recoverable: fault.is_recoverable() }
 }
 
 impl Piece<'_> {

@@ -3,3 +3,4 @@
 
 pub mod ahead;
 pub mod local;
+pub mod spans;

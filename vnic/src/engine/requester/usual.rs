@@ -83,14 +83,25 @@ impl<'m> Usual<'m> {
 }
 
 /// What is done of a turn.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Done {
     pub requests: u32,
     pub bytes: u64,
+    /// Bytes at which the burst ends.
+    pub limit: u64,
+    /// Bursts beyond the first.
+    pub bursts: u32,
+}
+
+impl Done {
+    /// Nothing yet, with bursts of `chunk` bytes.
+    pub const fn of(chunk: u64) -> Self {
+        Self { requests: 0, bytes: 0, limit: chunk, bursts: 0 }
+    }
 }
 
 impl Requester {
-    /// Carries usual requests out until there is none, or `most` are done or `core.chunk` bytes. `true` if
+    /// Carries usual requests out until there is none, or `most` are done or as many bytes as a burst may move. `true` if
     /// that is because the ring is empty.
     #[inline]
     #[allow(clippy::too_many_arguments)] // reason: both ends, and what is done of the turn
@@ -110,7 +121,7 @@ impl Requester {
             return false;
         }
         let mut empty = false;
-        while done.requests < most && done.bytes < core.chunk && qp.state() == QpState::Rts {
+        while done.requests < most && done.bytes < done.limit && qp.state() == QpState::Rts {
             let Some((first, words)) = self.ring.peek(&qp.memory) else {
                 empty = true;
                 break;

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Host memory of a range, page after page, and copying from one list of pages to another.
+
+use crate::engine::copy::{self, End};
+use arrayvec::ArrayVec;
+use vnic_iommu::translate::HostChunk;
+
+/// Pieces that are translated before they are copied.
+const MOST: usize = 32;
+
+/// A piece of host memory, valid for the burst in which it was translated.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: *mut u8,
+    len: usize,
+}
+
+/// Host memory of a range. Reused, since it is large.
+#[derive(Debug, Default)]
+pub struct Spans {
+    list: ArrayVec<Span, MOST>,
+    total: usize,
+}
+
+impl Spans {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.total = 0;
+    }
+
+    /// Bytes in all.
+    pub const fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Adds what follows. `false` if there is no room for more.
+    #[inline]
+    pub fn push(&mut self, chunk: &HostChunk<'_>) -> bool {
+        self.add(Span { start: chunk.as_ptr(), len: chunk.len() })
+    }
+
+    /// A single piece that is no guest's: the bytes of an element, which are only read.
+    pub fn set_bytes(&mut self, bytes: &[u8]) {
+        self.clear();
+        self.add(Span { start: bytes.as_ptr().cast_mut(), len: bytes.len() });
+    }
+
+    #[inline]
+    fn add(&mut self, span: Span) -> bool {
+        if self.list.try_push(span).is_ok() {
+            self.total += span.len;
+        }
+        !self.list.is_full()
+    }
+}
+
+/// Copies `len` bytes from `from` to `to`, in order.
+///
+/// # Safety
+///
+/// Both were filled in the burst that lasts, `to` with memory that may be written; both hold as many
+/// bytes.
+#[allow(unsafe_code)] // reason: guest memory is only reachable by address
+pub unsafe fn copy(from: &Spans, to: &Spans, len: usize, end: End) {
+    let (mut from, mut to) = (from.list.iter().copied(), to.list.iter().copied());
+    let nothing = Span { start: std::ptr::null_mut(), len: 0 };
+    let (mut src, mut dst) = (nothing, nothing);
+    let mut left = len;
+    while left > 0 {
+        if src.len == 0 {
+            let Some(next) = from.next() else { break };
+            src = next;
+        }
+        if dst.len == 0 {
+            let Some(next) = to.next() else { break };
+            dst = next;
+        }
+        let n = src.len.min(dst.len).min(left);
+        left -= n;
+        // SAFETY: `n` bytes of a piece on either side, which are valid by the caller's word.
+        unsafe {
+            copy::piece(src.start, dst.start, n, if left == 0 { end } else { end.not_yet() });
+        }
+        for span in [&mut src, &mut dst] {
+            *span = Span { start: span.start.wrapping_add(n), len: span.len - n };
+        }
+    }
+}
