@@ -5,12 +5,14 @@
 //! - [`report`]: rows, verdicts and notes of a run, as a structure; [`table`] is the same for people.
 //! - [`machine`]: where a run took place, and whether it was quiet there.
 //! - [`memory`]: registration, translation, faults and invalidation.
+//! - [`path`]: what an operation costs from queue to queue.
 //!
 //! A bench is a list of [`Experiment`]s. Their rounds are interleaved, so that a slow minute of the
 //! machine meets all of them, and what is compared is compared within a round.
 
 pub mod machine;
 pub mod memory;
+pub mod path;
 pub mod report;
 pub mod sample;
 pub mod table;

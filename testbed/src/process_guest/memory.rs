@@ -2,7 +2,7 @@
 //! Guest RAM: a memfd, its frames, and mappings of frames into this process.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -340,6 +340,37 @@ impl Pages {
     /// If it leaves the allocation.
     pub fn write(&self, offset: u64, buf: &[u8]) {
         self.slice().write_slice(buf, offset as usize).expect("write within the pages");
+    }
+
+    /// The aligned 64-bit word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not aligned, or leaves the allocation.
+    pub fn word(&self, offset: u64) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset < self.len());
+        let word = self.mapping.ptr.wrapping_add(offset as usize).cast();
+        #[allow(unsafe_code, reason = "a view of memory that has no Rust owner")]
+        // SAFETY: within the pages and aligned by the assertion, since pages are aligned; mapped for
+        // as long as `self` lives. Everybody accesses the memory atomically or volatilely.
+        unsafe {
+            AtomicU64::from_ptr(word)
+        }
+    }
+
+    /// The byte at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it leaves the allocation.
+    pub fn byte(&self, offset: u64) -> &AtomicU8 {
+        assert!(offset < self.len());
+        let byte = self.mapping.ptr.wrapping_add(offset as usize);
+        #[allow(unsafe_code, reason = "as above")]
+        // SAFETY: as for `word`; a byte is always aligned.
+        unsafe {
+            AtomicU8::from_ptr(byte)
+        }
     }
 
     /// An acquiring load of the aligned 64-bit word at `offset`; pairs with the device's release.

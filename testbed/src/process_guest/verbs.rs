@@ -17,10 +17,12 @@ use super::driver::{Driver, GuestOptions, KickFd};
 use super::memory::{FRAME, Layout, Pages};
 
 mod cq;
+mod held;
 mod qp;
 mod wr;
 
 pub use cq::Cq;
+pub use held::{HeldQp, Payload, Request};
 pub use qp::{ConnectOptions, Qp, QpLayout, QpOptions, connect, connect_with};
 pub use vnic_verbs::Completion;
 pub use wr::SendWr;

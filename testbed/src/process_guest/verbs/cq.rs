@@ -103,7 +103,7 @@ impl Cq {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue(&self) -> MutexGuard<'_, CompletionQueue> {
+    pub(super) fn queue(&self) -> MutexGuard<'_, CompletionQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -118,11 +118,11 @@ impl Rings {
         }
     }
 
-    fn sq(&self) -> MutexGuard<'_, SendQueue> {
+    pub(super) fn sq(&self) -> MutexGuard<'_, SendQueue> {
         self.sq.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rq(&self) -> MutexGuard<'_, RecvQueue> {
+    pub(super) fn rq(&self) -> MutexGuard<'_, RecvQueue> {
         self.rq.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,9 +134,9 @@ pub struct Qp {
     pub send_cq: Arc<Cq>,
     /// Completions of receives.
     pub recv_cq: Arc<Cq>,
-    rings: Arc<Rings>,
-    doorbell: Doorbell,
-    index: DoorbellIndex,
+    pub(super) rings: Arc<Rings>,
+    pub(super) doorbell: Doorbell,
+    pub(super) index: DoorbellIndex,
     qpn: u32,
     cookie: u64,
     gid: [u8; 16],
