@@ -118,7 +118,7 @@ pub fn wait_until_asleep(pid: u32) -> Result<()> {
     let until = Instant::now() + LIMIT;
     let mut before = None;
     loop {
-        let now = Some((wakes(pid)?, processor_time(pid)));
+        let now = Some((wakes(pid)?, processor_times(pid)));
         if now == before {
             return Ok(());
         }
@@ -131,8 +131,13 @@ pub fn wait_until_asleep(pid: u32) -> Result<()> {
     }
 }
 
+/// How long the threads of a process that are there now have run so far; none if it is gone.
+pub fn processor_time(pid: u32) -> Duration {
+    Duration::from_nanos(processor_times(pid).into_iter().sum())
+}
+
 /// Nanoseconds that the threads of a process have run, each; empty if it is gone.
-fn processor_time(pid: u32) -> Vec<u64> {
+fn processor_times(pid: u32) -> Vec<u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let times = tasks.map(|task| {
         let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();

@@ -10,7 +10,7 @@ use vnic_iommu::quiesce::{GuestPage, Invalidator};
 use vnic_iommu::{Gpa, GuestRam};
 
 use super::mapping::Reservation;
-use super::memory::{FRAME, Layout, Pages, Ram};
+use super::memory::{FRAME, LARGE_PAGE, Layout, Pages, Ram};
 use super::page_table::{PageTable, Paging};
 
 /// How long an invalidation waits for a device before it gives the device up.
@@ -128,8 +128,16 @@ impl AddressSpace {
         let mut areas = self.areas();
         if fault == Fault::Present {
             let mut table = self.table();
-            for (page, gpa) in pages.gpas().into_iter().enumerate() {
-                table.map(pages.addr() + page as u64 * FRAME, gpa, writable);
+            let large = layout == Layout::Large;
+            let step = if large { LARGE_PAGE } else { FRAME };
+            let gpas = pages.gpas().into_iter().step_by((step / FRAME) as usize);
+            for (page, gpa) in gpas.enumerate() {
+                let va = pages.addr() + page as u64 * step;
+                if large {
+                    table.map_large(va, gpa, writable);
+                } else {
+                    table.map(va, gpa, writable);
+                }
             }
         }
         let area = Area { len: pages.len(), writable, pages: Some(Arc::clone(&pages)) };

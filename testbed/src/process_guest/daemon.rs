@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::process::cleanup;
+
 /// How long the daemon may take to end after SIGTERM.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -17,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub struct Daemon {
     binary: PathBuf,
     child: Option<Child>,
+    /// An interrupt ends it, if the program has asked for that.
+    _registered: [cleanup::Registered; 2],
     dir: TempDir,
 }
 
@@ -109,8 +113,13 @@ impl DaemonOptions {
         command.args(&self.args).envs(self.env).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().expect("start the daemon");
+        let registered = [
+            cleanup::child(&child).expect("watch the daemon"),
+            cleanup::folder(dir.path().to_owned()),
+        ];
         let output = child.stdout.take().expect("piped");
-        let daemon = Daemon { binary: self.binary, child: Some(child), dir };
+        let daemon =
+            Daemon { binary: self.binary, child: Some(child), _registered: registered, dir };
         let mut line = String::new();
         // Ends when the daemon does, if it never gets ready.
         BufReader::new(output).read_line(&mut line).expect("read the daemon's output");

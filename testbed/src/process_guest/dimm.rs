@@ -36,7 +36,7 @@ impl Dimm {
         let file = File::from(memfd_create(&name, MemfdFlags::CLOEXEC).expect("memfd_create"));
         file.set_len(len).expect("size the memfd");
         let frames: Vec<usize> = (0..(len / FRAME) as usize).collect();
-        let mapping = Mapping::of_frames(&file, &frames);
+        let mapping = Mapping::of_frames(&file, &frames, FRAME);
         Self { name, file, mapping, gpa }
     }
 

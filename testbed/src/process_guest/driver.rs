@@ -85,7 +85,7 @@ pub struct Kernel {
     ctrl: Mutex<Ctrl>,
     events: Mutex<VirtQueue>,
     faults: Mutex<VirtQueue>,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     kick_queue: VirtQueue,
     epoch_page: Arc<Pages>,
     spaces: RwLock<HashMap<u32, Arc<AddressSpace>>>,
@@ -171,7 +171,7 @@ impl Driver {
             ctrl: Mutex::new(Ctrl { queue: ctrl, pending: HashMap::new(), spare: Vec::new() }),
             events: Mutex::new(events),
             faults: Mutex::new(faults),
-            kick: kick_queue.kick_fd().try_clone().expect("dup eventfd"),
+            kick: Arc::new(kick_queue.kick_fd().try_clone().expect("dup eventfd")),
             kick_queue,
             epoch_page,
             spaces: RwLock::default(),
@@ -289,7 +289,7 @@ impl Kernel {
 
     /// A handle that wakes the device's workers.
     pub fn kick(&self) -> KickFd {
-        KickFd(self.kick.try_clone().expect("dup eventfd"))
+        KickFd(Arc::clone(&self.kick))
     }
 
     /// The kick queue, which never holds a buffer if the driver behaves.
@@ -408,8 +408,9 @@ impl Drop for Driver {
     }
 }
 
-/// Wakes the device's workers through the kick queue.
-pub struct KickFd(EventFd);
+/// Wakes the device's workers through the kick queue. All of a guest share a descriptor, since there
+/// may be as many as queue pairs.
+pub struct KickFd(Arc<EventFd>);
 
 impl vnic_verbs::Kick for KickFd {
     fn kick(&self) {

@@ -61,9 +61,25 @@ impl Mapping {
         Self { ptr: ptr.expect("reserve addresses").cast(), len }
     }
 
-    /// Addresses behind which `frames` of `file` lie.
-    pub(super) fn of_frames(file: &File, frames: &[usize]) -> Self {
-        let mapping = Self::reserve(frames.len() * FRAME as usize);
+    /// As [`Self::reserve`], from a multiple of `align` bytes on, which is one of pages.
+    fn reserve_aligned(len: usize, align: usize) -> Self {
+        let mut whole = Self::reserve(len + align);
+        let head = whole.ptr.align_offset(align);
+        let keep = Self { ptr: whole.ptr.wrapping_add(head), len };
+        let tail = Self { ptr: keep.ptr.wrapping_add(len), len: align - head };
+        // What is in front goes with `whole`, what is behind with `tail`.
+        whole.len = head;
+        drop(tail);
+        keep
+    }
+
+    /// Addresses behind which `frames` of `file` lie, from a multiple of `align` bytes on.
+    pub(super) fn of_frames(file: &File, frames: &[usize], align: u64) -> Self {
+        let len = frames.len() * FRAME as usize;
+        let mapping = match align {
+            FRAME => Self::reserve(len),
+            align => Self::reserve_aligned(len, align as usize),
+        };
         mapping.replace(file, 0, frames);
         mapping
     }
@@ -105,6 +121,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.len == 0 {
+            return;
+        }
         #[allow(unsafe_code, reason = "as above")]
         // SAFETY: the range is ours alone, and borrows of it have ended.
         let unmapped = unsafe { munmap(self.ptr.cast(), self.len) };

@@ -16,6 +16,9 @@ use super::mapping::Mapping;
 /// Size of a frame in bytes.
 pub const FRAME: u64 = 4096;
 
+/// Size of a large page in bytes.
+pub const LARGE_PAGE: u64 = 2 << 20;
+
 /// Where the part of RAM behind the first region begins: above 4 GiB, as a PC has it.
 pub const HIGH_BASE: u64 = 1 << 32;
 
@@ -62,6 +65,8 @@ pub enum Layout {
     Linear,
     /// Any frames, in disorder: neighbours in virtual memory are not neighbours in physical memory.
     Scattered,
+    /// Contiguous, and aligned to large pages in virtual and guest-physical memory.
+    Large,
 }
 
 impl Ram {
@@ -170,7 +175,8 @@ impl Ram {
     ///
     /// If the guest is out of memory.
     pub fn alloc(&self, len: u64, layout: Layout) -> Pages {
-        let count = len.div_ceil(FRAME).max(1) as usize;
+        let unit = if layout == Layout::Large { LARGE_PAGE } else { FRAME };
+        let count = (len.max(1).next_multiple_of(unit) / FRAME) as usize;
         let frames = self
             .inner
             .frames
@@ -178,7 +184,7 @@ impl Ram {
             .unwrap_or_else(PoisonError::into_inner)
             .take(count, layout)
             .unwrap_or_else(|| panic!("guest out of memory: {count} frames wanted"));
-        let mapping = Mapping::of_frames(&self.inner.file, &frames);
+        let mapping = Mapping::of_frames(&self.inner.file, &frames, unit);
         mapping.slice().write_slice(&vec![0; mapping.len], 0).expect("whole mapping");
         Pages { ram: self.clone(), frames: Mutex::new(frames), mapping }
     }
@@ -198,7 +204,8 @@ impl Ram {
 impl Frames {
     fn take(&mut self, count: usize, layout: Layout) -> Option<Vec<usize>> {
         let chosen = match layout {
-            Layout::Linear => self.run(count)?,
+            Layout::Linear => self.run(count, 1)?,
+            Layout::Large => self.run(count, (LARGE_PAGE / FRAME) as usize)?,
             Layout::Scattered => self.pick(count)?,
         };
         for &frame in &chosen {
@@ -215,14 +222,15 @@ impl Frames {
         self.lowest = self.lowest.min(frame);
     }
 
-    /// The first run of free frames within one region.
-    fn run(&self, count: usize) -> Option<Vec<usize>> {
+    /// The first run of free frames within one region that begins at a multiple of `align`.
+    fn run(&self, count: usize, align: usize) -> Option<Vec<usize>> {
         let mut length = 0;
         for frame in self.lowest..self.used.len() {
             if frame == self.split {
                 length = 0;
             }
-            length = if self.used[frame] { 0 } else { length + 1 };
+            let counts = !self.used[frame] && (length > 0 || frame.is_multiple_of(align));
+            length = if counts { length + 1 } else { 0 };
             if length == count {
                 return Some((frame + 1 - count..=frame).collect());
             }
@@ -231,6 +239,30 @@ impl Frames {
     }
 
     fn pick(&mut self, count: usize) -> Option<Vec<usize>> {
+        self.guess(count).or_else(|| self.choose(count))
+    }
+
+    /// Any frames, by guessing: quick while most are free.
+    fn guess(&mut self, count: usize) -> Option<Vec<usize>> {
+        let mut chosen: Vec<usize> = Vec::with_capacity(count);
+        for _ in 0..2 * count + 8 {
+            if chosen.len() == count {
+                break;
+            }
+            let frame = self.next() as usize % self.used.len();
+            // Marked at once, so that it is not chosen again.
+            if !std::mem::replace(&mut self.used[frame], true) {
+                chosen.push(frame);
+            }
+        }
+        for &frame in &chosen {
+            self.used[frame] = false;
+        }
+        (chosen.len() == count).then_some(chosen)
+    }
+
+    /// Any frames, out of all that are free.
+    fn choose(&mut self, count: usize) -> Option<Vec<usize>> {
         let mut free: Vec<usize> =
             (self.lowest..self.used.len()).filter(|&i| !self.used[i]).collect();
         if free.len() < count {
@@ -288,6 +320,17 @@ impl Pages {
     /// Guest-physical address of each frame, in virtual order.
     pub fn gpas(&self) -> Vec<u64> {
         self.frames().iter().map(|&frame| self.ram.gpa_of_frame(frame)).collect()
+    }
+
+    /// Guest-physical address of each of `count` frames from number `first` on.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn gpas_of(&self, first: usize, count: usize) -> Vec<u64> {
+        let frames = self.frames();
+        let frames = &frames[first..first + count];
+        frames.iter().map(|&frame| self.ram.gpa_of_frame(frame)).collect()
     }
 
     /// Moves the page at index `page` to another frame, contents included. Nobody may write to the
@@ -432,6 +475,17 @@ mod tests {
         }
         assert_eq!(seen, data);
         assert!(pages.gpas().windows(2).any(|pair| pair[1] != pair[0] + FRAME));
+    }
+
+    #[test]
+    fn large_pages_are_aligned_everywhere() {
+        let ram = Ram::new(16 << 20);
+        let _one = ram.alloc(FRAME, Layout::Linear);
+        let large = ram.alloc(LARGE_PAGE + 1, Layout::Large);
+        assert_eq!(large.len(), 2 * LARGE_PAGE);
+        assert!(large.addr().is_multiple_of(LARGE_PAGE) && large.gpa(0).is_multiple_of(LARGE_PAGE));
+        assert!(large.gpas().windows(2).all(|pair| pair[1] == pair[0] + FRAME));
+        large.write(2 * LARGE_PAGE - 4, b"last");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub const DIRTY: u64 = 1 << 6;
 pub const LARGE: u64 = 1 << 7;
 /// A software bit that Linux is known to set; a walker must mask it.
 pub const SOFTWARE: u64 = 1 << 58;
+/// Level of the leaves that map large pages.
+const LARGE_LEVEL: u32 = 2;
 /// Address bits of an entry.
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -138,9 +140,26 @@ impl PageTable {
         self.ram.word(entry, |word| word.store(value, Ordering::Release));
     }
 
-    /// Clears the entry of `va`; returns what it was, with its accessed and dirty bits.
+    /// Maps the large page at `va` to `gpa`, both multiples of its size.
+    pub fn map_large(&mut self, va: u64, gpa: u64, writable: bool) {
+        let entry = self.make_entry(va, LARGE_LEVEL);
+        let writable = if writable { WRITABLE } else { 0 };
+        let value = gpa | PRESENT | USER | LARGE | writable | SOFTWARE;
+        // Release: as in `map`.
+        self.ram.word(entry, |word| word.store(value, Ordering::Release));
+    }
+
+    /// The entry that maps `va`, of whatever size.
+    fn leaf(&self, va: u64) -> Option<u64> {
+        let large = self.entry(va, LARGE_LEVEL)?;
+        let value = self.ram.word(large, |word| word.load(Ordering::Relaxed));
+        if value & LARGE != 0 { Some(large) } else { self.entry(va, 1) }
+    }
+
+    /// Clears the entry of `va`, with all that a large one maps; returns what it was, with its
+    /// accessed and dirty bits.
     pub fn unmap(&mut self, va: u64) -> u64 {
-        let Some(entry) = self.entry(va, 1) else { return 0 };
+        let Some(entry) = self.leaf(va) else { return 0 };
         // AcqRel: takes the device's last update of the bits with it; the order against the device's
         // walk is made by the fence of the invalidation that follows.
         self.ram.word(entry, |word| word.swap(0, Ordering::AcqRel))
@@ -148,7 +167,7 @@ impl PageTable {
 
     /// Takes the write permission of `va` away.
     pub fn write_protect(&mut self, va: u64) {
-        if let Some(entry) = self.entry(va, 1) {
+        if let Some(entry) = self.leaf(va) {
             // AcqRel: as in `unmap`.
             self.ram.word(entry, |word| word.fetch_and(!(WRITABLE | DIRTY), Ordering::AcqRel));
         }
@@ -157,7 +176,7 @@ impl PageTable {
     /// The entry of `va`, 0 if there is none.
     pub fn get(&self, va: u64) -> u64 {
         // Acquire: pairs with the device's update of accessed and dirty.
-        self.entry(va, 1).map_or(0, |e| self.ram.word(e, |word| word.load(Ordering::Acquire)))
+        self.leaf(va).map_or(0, |e| self.ram.word(e, |word| word.load(Ordering::Acquire)))
     }
 }
 
@@ -185,5 +204,19 @@ mod tests {
             assert_eq!(table.get(va), 0);
             assert_eq!(table.tables.len() as u32, paging.levels());
         }
+    }
+
+    #[test]
+    fn a_large_page_is_one_entry() {
+        let ram = Ram::new(1 << 20);
+        let mut table = PageTable::new(&ram, Paging::Level4);
+        let va = 0x7f12_3440_0000;
+        table.map_large(va, 0x20_0000, true);
+        for at in [va, va + FRAME, va + 511 * FRAME] {
+            assert_eq!(table.get(at) & (ADDRESS | LARGE), 0x20_0000 | LARGE);
+        }
+        assert_eq!(table.unmap(va + FRAME) & ADDRESS, 0x20_0000);
+        assert_eq!(table.get(va), 0);
+        assert_eq!(table.tables.len(), 3);
     }
 }

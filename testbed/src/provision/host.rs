@@ -11,16 +11,27 @@ const PACKAGES: &[&str] = &["mmdebstrap", "debian-archive-keyring", "util-linux"
 
 /// Checks for root rights, and installs the packages that are missing.
 pub(super) fn prepare(cache: &Cache) -> Result<()> {
+    require_root()?;
+    install(cache, PACKAGES)
+}
+
+fn require_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::unfit(
             "the testbed is provisioned by root only",
             "Run the same command as root: it makes a Debian root and mounts inside it.",
         ));
     }
-    let missing = PACKAGES.iter().filter(|name| !installed(name)).copied().collect::<Vec<_>>();
+    Ok(())
+}
+
+/// Installs those of `packages` that are missing.
+pub(super) fn install(cache: &Cache, packages: &[&str]) -> Result<()> {
+    let missing = packages.iter().filter(|name| !installed(name)).copied().collect::<Vec<_>>();
     if missing.is_empty() {
         return Ok(());
     }
+    require_root()?;
     if !Path::new("/usr/bin/apt-get").exists() {
         return Err(Error::unfit(
             format!("{} missing, and this is no Debian", missing.join(", ")),

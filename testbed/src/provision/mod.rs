@@ -49,6 +49,14 @@ pub struct Provision {
     pub qemu: Qemu,
 }
 
+/// Installs Debian packages on this machine, as far as they are missing.
+///
+/// # Errors
+/// Without root rights, off Debian, or when apt-get fails, with the end of its output.
+pub fn install(packages: &[&str]) -> Result<()> {
+    host::install(&Cache::open()?, packages)
+}
+
 impl Provision {
     /// Installs, builds or finds everything that is needed to boot a guest. Showing progress on
     /// standard error, it takes a few minutes the first time and well under a second later.

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use vnic_testbed::bench::Findings;
+use vnic_testbed::bench::path::baseline::PACKAGES;
 use vnic_testbed::bench::path::{self, Effort, Plan, Subject};
+use vnic_testbed::provision;
 
 use super::Output;
 
@@ -18,13 +20,25 @@ Examples:
   cargo xtask bench --json - | jq '.verdicts[] | select(.met | not)'
 
 What is measured, with the names for --only:
-  latency   8 B WRITE, SEND, READ and FETCH_ADD beside the round trip of a cache line between the cores
-  rate      64 B WRITEs per second, over 1 to 256 queue pairs
+  latency       8 B WRITE, SEND, READ and FETCH_ADD beside a cache line's round trip between the cores
+  distribution  WRITE, SEND and READ of 2 B to 1 MiB: p50, p99, p99.9; all times of some sizes
+  rate          64 B WRITEs per second, over 1 to 256 queue pairs
+  bandwidth     WRITE and READ of 4 KiB to 64 MiB beside memcpy over the same buffers
+  crowd         8 B WRITE among 100 and 10,000 queue pairs, and 64 ports, that do nothing
+  neighbour     8 B WRITE beside a stream of 1 GiB of another port
+  wake          8 B WRITE that finds the device asleep, beside eventfds
+  idle          processor time of a daemon with 64 ports and 10,000 queue pairs that do nothing
+  footprint     memory of the daemon for each idle QP, MR and CQ
+  others        TCP, UNIX sockets, a bare shared-memory ring, UCX and libfabric, beside the vNIC. The
+                last two by their own programs, from Debian's ucx-utils and libfabric-bin, which are
+                installed if this runs as root on Debian; else their rows say what is missing.
 
 How: one thread plays the programs of both guests and posts and polls as the provider does; the daemon
-is a real one. Every experiment runs several rounds, one after the other in each round; what is compared
-is measured in the same round, so that a busy machine makes times longer and leaves ratios nearly alone.
-Goals that were missed make the command fail with --check.";
+is a real one. The client thread and the device's first worker stay on a core each; run it on a machine
+that does nothing else. Every experiment runs several rounds, one after the other in each round; what is
+compared is measured in the same round, so that a busy machine makes times longer and leaves ratios
+nearly alone. The report is always in target/testbed/bench.json. Goals that were missed make the command
+fail with --check.";
 
 /// Options of `bench path`.
 #[derive(clap::Args)]
@@ -54,7 +68,13 @@ impl DataPath {
 
     /// Measures with the daemon at `daemon`.
     pub(super) fn run(&self, daemon: &Path) -> Result<Findings> {
-        Ok(path::run(daemon, &self.plan())?)
+        let plan = self.plan();
+        if plan.has(Subject::Others)
+            && let Err(error) = provision::install(&PACKAGES)
+        {
+            eprintln!("warning: something to compare with will be missing: {error}");
+        }
+        Ok(path::run(daemon, &plan)?)
     }
 }
 

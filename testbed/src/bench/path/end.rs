@@ -4,7 +4,7 @@
 
 use std::sync::{
     Arc, MutexGuard,
-    atomic::{AtomicU8, AtomicU64, Ordering},
+    atomic::{AtomicU8, AtomicU64},
 };
 
 use vnic_abi::{cqe::WcStatus, wqe::Opcode, wqe::Sge};
@@ -14,9 +14,10 @@ use super::spin;
 use crate::{
     error::{Error, Result},
     process_guest::{
-        UserBuffer,
+        Fault, Layout, UserBuffer,
         verbs::{
-            ConnectOptions, Cq, Endpoint, HeldQp, Mr, Payload, Qp, QpOptions, Request, connect_with,
+            ALL_ACCESS, ConnectOptions, Cq, Endpoint, HeldQp, Mr, Payload, Qp, QpOptions, Request,
+            connect_with,
         },
     },
 };
@@ -35,6 +36,16 @@ pub const SHAPE: QpOptions = QpOptions {
     sig_all: false,
 };
 
+/// Bytes of a buffer that is there because an end has one.
+const SMALL: u64 = 4096;
+
+/// Memory of an end.
+struct Memory {
+    source: u64,
+    target: u64,
+    layout: Layout,
+}
+
 /// One end of a connection.
 pub struct End {
     qp: Qp,
@@ -52,12 +63,38 @@ impl End {
     /// # Panics
     /// If a device refuses it.
     pub fn pair(a: &Endpoint, b: &Endpoint, shape: QpOptions, bytes: u64) -> (Self, Self) {
-        let end = |guest: &Endpoint| {
-            let (send_cq, recv_cq) = (guest.cq(shape.sq_depth), guest.cq(shape.rq_depth));
-            let qp = Qp::new(&guest.pd, &send_cq, &recv_cq, guest.gid, shape);
-            Self { qp, send_cq, recv_cq, source: guest.region(bytes), target: guest.region(bytes) }
+        let memory = || Memory { source: bytes, target: bytes, layout: Layout::Scattered };
+        Self::connected(Self::new(a, shape, memory()), Self::new(b, shape, memory()))
+    }
+
+    /// As [`Self::pair`], but only the source of the first and the target of the second have
+    /// `bytes`, and their pages are as `layout` says.
+    ///
+    /// # Panics
+    /// If a device refuses it.
+    pub fn one_way(a: &Endpoint, b: &Endpoint, bytes: u64, layout: Layout) -> (Self, Self) {
+        let (source, target) = (bytes, bytes);
+        let a = Self::new(a, SHAPE, Memory { source, target: SMALL, layout });
+        let b = Self::new(b, SHAPE, Memory { source: SMALL, target, layout });
+        // Pages that were never written to may all be the same one of zeroes.
+        a.source.0.fill(1);
+        b.target.0.fill(2);
+        Self::connected(a, b)
+    }
+
+    fn new(guest: &Endpoint, shape: QpOptions, memory: Memory) -> Self {
+        let (send_cq, recv_cq) = (guest.cq(shape.sq_depth), guest.cq(shape.rq_depth));
+        let qp = Qp::new(&guest.pd, &send_cq, &recv_cq, guest.gid, shape);
+        let region = |bytes| {
+            let buffer = guest.space().map(bytes, memory.layout, Fault::Present, true);
+            let mr = Mr::of(&guest.pd, &buffer, ALL_ACCESS);
+            (buffer, mr)
         };
-        let (a, b) = (end(a), end(b));
+        let (source, target) = (region(memory.source), region(memory.target));
+        Self { qp, send_cq, recv_cq, source, target }
+    }
+
+    fn connected(a: Self, b: Self) -> (Self, Self) {
         let options = ConnectOptions { max_rd_atomic: READS, ..ConnectOptions::default() };
         connect_with(&a.qp, &b.qp, &options);
         (a, b)
@@ -97,26 +134,6 @@ impl End {
     pub fn hold(&self) -> Held<'_> {
         Held { qp: self.qp.hold(), sends: self.send_cq.hold(), receives: self.recv_cq.hold() }
     }
-}
-
-/// Waits until the peer's WRITE has brought `value`.
-///
-/// # Errors
-/// If it does not come.
-#[inline(always)]
-pub fn arrival(word: &AtomicU64, value: u64) -> Result<()> {
-    // Acquire: the device stored it with release.
-    spin::until(|| (word.load(Ordering::Acquire) == value).then_some(()))
-}
-
-/// As [`arrival`], of a byte.
-///
-/// # Errors
-/// If it does not come.
-#[inline(always)]
-pub fn arrival_of_byte(byte: &AtomicU8, value: u8) -> Result<()> {
-    // Acquire: as above.
-    spin::until(|| (byte.load(Ordering::Acquire) == value).then_some(()))
 }
 
 /// One end in the hands of one thread.
@@ -182,6 +199,21 @@ impl Held<'_> {
             self.completion()?;
         }
         Ok(())
+    }
+
+    /// Does `count` times what `request` says, with `window` of them under way.
+    ///
+    /// # Errors
+    /// If a request fails, or does not complete.
+    pub fn stream(&mut self, request: &Request<'_>, count: u32, window: u32) -> Result<()> {
+        for posted in 0..count {
+            if posted >= window {
+                self.completion()?;
+            }
+            self.qp.stage(request).map_err(refused)?;
+            self.qp.ring();
+        }
+        self.drain()
     }
 
     /// Posts a receive element.

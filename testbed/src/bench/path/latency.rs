@@ -10,8 +10,9 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use super::{
     Bed, Effort,
-    end::{self, End, Held},
+    end::{self, End},
     line,
+    trips::Trips,
 };
 use crate::{
     bench::{Experiment, Findings, Row, Samples, Verdict, machine},
@@ -50,8 +51,6 @@ pub struct Latency<'b> {
     effort: Effort,
     /// Ends for each operation.
     ends: [(End, End); OPERATIONS.len()],
-    /// The last value that was written in each direction.
-    written: u64,
     line: Samples,
     took: [Samples; OPERATIONS.len()],
 }
@@ -71,60 +70,44 @@ impl<'b> Latency<'b> {
             }
         }
         let took = std::array::from_fn(|_| Samples::times());
-        Self { bed, effort, ends, written: 0, line: Samples::times(), took }
+        Self { bed, effort, ends, line: Samples::times(), took }
     }
 }
 
-/// Goes there and back `count` times. `value` is the last one that was written before.
-fn ping_pong(
-    operation: Operation,
-    ends: (&End, &End),
-    held: (&mut Held<'_>, &mut Held<'_>),
-    value: &mut u64,
-    count: u64,
-) -> Result<()> {
-    let (a, b) = ends;
-    let (at_a, at_b) = held;
-    match operation {
-        Operation::Write => {
-            let (to_a, to_b) = (a.remote(), b.remote());
-            let (word_a, word_b) = (a.word(), b.word());
-            for _ in 0..count {
-                *value += 1;
-                let bytes = value.to_le_bytes();
-                at_a.post(&end::write(Payload::Inline(&bytes), to_b))?;
-                end::arrival(word_b, *value)?;
-                at_b.post(&end::write(Payload::Inline(&bytes), to_a))?;
-                end::arrival(word_a, *value)?;
+impl Operation {
+    /// Does it twice `count` times, one after the other.
+    fn run(self, (a, b): (&End, &End), count: u64) -> Result<()> {
+        if self == Self::Write {
+            let mut trips = Trips::new(a, b, BYTES.into());
+            trips.run(count, || ())?;
+            return trips.end();
+        }
+        let (mut at_a, mut at_b) = (a.hold(), b.hold());
+        match self {
+            Self::Send => {
+                let (place_a, place_b) = (a.receive(BYTES), b.receive(BYTES));
+                let message = end::send(Payload::Inline(&[1; BYTES as usize]));
+                for _ in 0..count {
+                    at_a.post(&message)?;
+                    at_b.message(place_b)?;
+                    at_b.post(&message)?;
+                    at_a.message(place_a)?;
+                }
+            }
+            Self::Write | Self::Read | Self::FetchAdd => {
+                let request = match self {
+                    Self::FetchAdd => end::fetch_add(a.payload(BYTES), b.remote()),
+                    _ => end::read(a.payload(BYTES), b.remote()),
+                };
+                for _ in 0..2 * count {
+                    at_a.post(&request)?;
+                    at_a.completion()?;
+                }
             }
         }
-        Operation::Send => {
-            let (place_a, place_b) = (a.receive(BYTES), b.receive(BYTES));
-            for _ in 0..count {
-                *value += 1;
-                let bytes = value.to_le_bytes();
-                at_a.post(&end::send(Payload::Inline(&bytes)))?;
-                at_b.message(place_b)?;
-                at_b.post(&end::send(Payload::Inline(&bytes)))?;
-                at_a.message(place_a)?;
-            }
-        }
-        Operation::Read => {
-            let request = end::read(a.payload(BYTES), b.remote());
-            for _ in 0..2 * count {
-                at_a.post(&request)?;
-                at_a.completion()?;
-            }
-        }
-        Operation::FetchAdd => {
-            let request = end::fetch_add(a.payload(BYTES), b.remote());
-            for _ in 0..2 * count {
-                at_a.post(&request)?;
-                at_a.completion()?;
-            }
-        }
+        at_a.drain()?;
+        at_b.drain()
     }
-    Ok(())
 }
 
 impl Experiment for Latency<'_> {
@@ -141,29 +124,21 @@ impl Experiment for Latency<'_> {
         for (((a, b), (operation, ..)), took) in
             self.ends.iter().zip(OPERATIONS).zip(&mut self.took)
         {
-            let (mut at_a, mut at_b) = (a.hold(), b.hold());
-            let value = &mut self.written;
-            // The first sample wakes the worker and fills caches.
+            let half = operations.div_ceil(2);
+            // Wakes the worker and fills caches.
+            operation.run((a, b), half)?;
+            // Acquire: the device counted there.
+            let before = b.word().load(Ordering::Acquire);
             took.begin_round();
-            for sample in 0..=samples {
+            for _ in 0..samples {
                 let since = Instant::now();
-                let half = operations.div_ceil(2);
-                ping_pong(operation, (a, b), (&mut at_a, &mut at_b), value, half)?;
-                let each = since.elapsed().as_nanos() as f64 / (2 * half) as f64;
-                if sample > 0 {
-                    took.push(each);
-                }
+                operation.run((a, b), half)?;
+                took.push(since.elapsed().as_nanos() as f64 / (2 * half) as f64);
             }
-            at_a.drain()?;
-            at_b.drain()?;
-            // What was counted has to be there, or the device did something else.
+            // What was added has to be there, or the device did something else.
             if operation == Operation::FetchAdd {
-                let found = b.word().load(Ordering::Acquire);
-                let sum = took.len() as u64 / samples as u64
-                    * (samples as u64 + 1)
-                    * 2
-                    * operations.div_ceil(2);
-                assert_eq!(found, sum, "FETCH_ADD has added something else");
+                let added = b.word().load(Ordering::Acquire) - before;
+                assert_eq!(added, 2 * half * samples as u64, "FETCH_ADD adds something else");
             }
         }
         Ok(())

@@ -9,52 +9,110 @@
 //! | module | measures |
 //! |---|---|
 //! | [`latency`] | a small operation beside a cache line's round trip |
+//! | [`distribution`] | how latencies are spread, by size |
 //! | [`rate`] | messages per second, by number of queue pairs |
+//! | [`bandwidth`] | large operations beside memcpy |
+//! | [`crowd`] | a small operation among many queue pairs and ports |
+//! | [`neighbour`] | a small operation beside another port's stream |
+//! | [`wake`] | an operation that finds the device asleep |
+//! | [`idle`], [`footprint`] | processor time and memory of what does nothing |
+//! | [`baseline`] | what users would otherwise run |
 //!
-//! [`cores`] says which thread runs where, [`end`] is what a program has, [`spin`] how it waits.
+//! [`cores`] says which thread runs where, [`end`] is what a program has, [`spin`] how it waits,
+//! [`trips`] what goes to and fro.
 
+pub mod bandwidth;
+pub mod baseline;
 pub mod cores;
+pub mod crowd;
+pub mod distribution;
 pub mod end;
+pub mod footprint;
+pub mod idle;
 pub mod latency;
 pub mod line;
+pub mod neighbour;
 pub mod rate;
 pub mod spin;
+pub mod trips;
+pub mod wake;
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr, thread, time::Duration};
 
-use vnic_abi::config::Features;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use vnic_abi::{config::Features, doorbell::DOORBELL_NEED_KICK};
 
-use self::cores::Cores;
+use self::{cores::Cores, crowd::Crowd, end::End};
 use crate::{
     bench::{self, Experiment, Findings},
-    error::Result,
-    process_guest::{Daemon, GuestOptions, verbs::Endpoint},
+    error::{Doing, Result},
+    process::cleanup,
+    process_guest::{Daemon, GuestOptions, Layout, verbs::Endpoint},
+    provision::progress::Step,
 };
 
 /// What this lane is called in reports.
 pub const LANE: &str = "data path";
 
-/// RAM of each guest: the largest transfer on both sides, and page tables.
-const RAM: u64 = 512 << 20;
+/// RAM of a guest with large buffers. Much more than is touched, so that there is room in one piece.
+const RAM: u64 = 2 << 30;
+
+/// Bytes of the largest transfer.
+const LARGEST: u64 = 64 << 20;
 
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// Small operations beside a cache line's round trip.
     Latency,
+    /// How latencies are spread, by size.
+    Distribution,
     /// Messages per second.
     Rate,
+    /// Large operations beside memcpy.
+    Bandwidth,
+    /// A small operation among many queue pairs and ports.
+    Crowd,
+    /// A small operation beside another port's stream.
+    Neighbour,
+    /// An operation that finds the device asleep.
+    Wake,
+    /// Processor time of an idle daemon.
+    Idle,
+    /// Memory of idle objects.
+    Footprint,
+    /// What users would otherwise run.
+    Others,
 }
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Latency, Self::Rate];
+    pub const ALL: [Self; 10] = [
+        Self::Latency,
+        Self::Distribution,
+        Self::Rate,
+        Self::Bandwidth,
+        Self::Crowd,
+        Self::Neighbour,
+        Self::Wake,
+        Self::Idle,
+        Self::Footprint,
+        Self::Others,
+    ];
 
     /// What it is called on a command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Latency => "latency",
+            Self::Distribution => "distribution",
             Self::Rate => "rate",
+            Self::Bandwidth => "bandwidth",
+            Self::Crowd => "crowd",
+            Self::Neighbour => "neighbour",
+            Self::Wake => "wake",
+            Self::Idle => "idle",
+            Self::Footprint => "footprint",
+            Self::Others => "others",
         }
     }
 }
@@ -83,16 +141,24 @@ pub struct Effort {
     pub samples: usize,
     /// Operations whose mean time is one sample, of what takes less than a microsecond.
     pub operations: u64,
+    /// The fullest daemon.
+    pub most: crowd::Size,
     /// Leave out what takes long, and say less surely how it is.
     pub quick: bool,
 }
 
 impl Effort {
     /// What the figures in the documentation were taken with.
-    pub const FULL: Self = Self { rounds: 9, samples: 30, operations: 1000, quick: false };
+    pub const FULL: Self = Self {
+        rounds: 9,
+        samples: 30,
+        operations: 1000,
+        most: crowd::Size { ports: 64, qps: 10_000 },
+        quick: false,
+    };
 
     /// A first look.
-    pub const QUICK: Self = Self { rounds: 3, samples: 10, operations: 1000, quick: true };
+    pub const QUICK: Self = Self { rounds: 3, samples: 10, quick: true, ..Self::FULL };
 }
 
 /// What to run, and on what.
@@ -107,13 +173,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn has(&self, subject: Subject) -> bool {
+    /// Whether `subject` is measured.
+    pub fn has(&self, subject: Subject) -> bool {
         self.only.is_empty() || self.only.contains(&subject)
     }
 }
 
 /// Two guests on one daemon.
 pub struct Bed {
+    /// Ends with [`LARGEST`] bytes in large pages, for who measures bandwidth.
+    pub large: Option<(End, End)>,
     /// The first guest.
     pub a: Endpoint,
     /// The second guest.
@@ -127,15 +196,15 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Starts the daemon at `program` with `workers` and both guests.
+    /// Starts the daemon at `program` and both guests, for what `plan` says.
     ///
     /// # Errors
     /// If threads cannot be kept on their cores.
     ///
     /// # Panics
     /// If the daemon or a guest does not start.
-    pub fn start(program: &Path, workers: u32, cores: Cores) -> Result<Self> {
-        let daemon = Daemon::of(program).port("a").port("b").workers(workers).start();
+    pub fn start(program: &Path, plan: &Plan, cores: Cores) -> Result<Self> {
+        let daemon = Daemon::of(program).port("a").port("b").workers(plan.workers).start();
         let boot = |port: &str, host| {
             let init = Some(Features::ATOMIC);
             let options = GuestOptions { ram: RAM, init, ..GuestOptions::default() };
@@ -143,8 +212,62 @@ impl Bed {
         };
         let (a, b) = (boot("a", 1), boot("b", 2));
         let sharing = cores.pin_workers(daemon.pid())?;
-        Ok(Self { a, b, daemon, cores, sharing })
+        // First of all, while there is room in one piece.
+        let wants_large = plan.has(Subject::Bandwidth) || plan.has(Subject::Others);
+        let large = wants_large.then(|| End::one_way(&a, &b, LARGEST, Layout::Large));
+        Ok(Self { a, b, daemon, cores, sharing, large })
     }
+
+    /// Waits until the workers that serve the guests have announced that they sleep, so that their
+    /// cores are free.
+    ///
+    /// # Errors
+    /// If they find no sleep.
+    pub fn rest(&self) -> Result<()> {
+        for guest in [&self.a, &self.b] {
+            asleep(guest)?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the worker that serves `guest` has announced that it sleeps.
+///
+/// # Errors
+/// If it does not.
+pub fn asleep(guest: &Endpoint) -> Result<()> {
+    let page = guest.ctx.doorbell_page();
+    spin::until(|| (page.load32(DOORBELL_NEED_KICK.into()) != 0).then_some(()))?;
+    // Between its word and its sleep there is a last look.
+    thread::sleep(Duration::from_micros(100));
+    Ok(())
+}
+
+/// The daemons that are compared, the fullest one last; or it alone, or none.
+fn crowds(program: &Path, plan: &Plan, cores: &Cores) -> Result<Vec<Crowd>> {
+    let all = crowd::sizes(plan.effort);
+    let wanted = match (plan.has(Subject::Crowd), plan.has(Subject::Idle)) {
+        (true, _) => &all[..],
+        (false, true) => &all[all.len() - 1..],
+        (false, false) => return Ok(Vec::new()),
+    };
+    let step = Step::start("starting crowded daemons");
+    let mut crowds = Vec::new();
+    for size in wanted {
+        step.detail(&size.to_string());
+        crowds.push(Crowd::start(program, plan.workers, cores, *size)?);
+    }
+    step.done();
+    Ok(crowds)
+}
+
+/// Lets this process and the daemons that it starts have as many descriptors as the system allows:
+/// a guest needs some twenty on each side.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With fewer, the failure to open one more will tell.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Runs what `plan` says with the daemon at `program`.
@@ -155,15 +278,31 @@ impl Bed {
 /// # Panics
 /// If the device refuses what it must grant, as in a test.
 pub fn run(program: &Path, plan: &Plan) -> Result<Findings> {
+    cleanup::on_interrupt().doing(|| "handle interrupts".into())?;
+    raise_descriptor_limit();
     let cores = Cores::choose()?;
-    let bed = Bed::start(program, plan.workers, cores)?;
+    let bed = Bed::start(program, plan, cores)?;
     let effort = plan.effort;
+    let crowds = crowds(program, plan, &cores)?;
     let mut experiments: Vec<Box<dyn Experiment + '_>> = Vec::new();
-    if plan.has(Subject::Latency) {
-        experiments.push(Box::new(latency::Latency::new(&bed, effort)));
-    }
-    if plan.has(Subject::Rate) {
-        experiments.push(Box::new(rate::Rate::new(&bed, effort)));
+    for subject in Subject::ALL.into_iter().filter(|subject| plan.has(*subject)) {
+        experiments.push(match subject {
+            Subject::Latency => Box::new(latency::Latency::new(&bed, effort)),
+            Subject::Distribution => Box::new(distribution::Distribution::new(&bed, effort)),
+            Subject::Rate => Box::new(rate::Rate::new(&bed, effort)),
+            Subject::Bandwidth => Box::new(bandwidth::Bandwidth::new(&bed, effort)),
+            Subject::Crowd => Box::new(crowd::Among::new(&crowds, cores, effort)),
+            Subject::Neighbour => {
+                Box::new(neighbour::Neighbour::start(program, plan.workers, cores, effort)?)
+            }
+            Subject::Wake => Box::new(wake::Wake::new(&bed, effort)),
+            Subject::Idle => match crowds.last() {
+                Some(crowd) => Box::new(idle::Idle::new(crowd, effort)),
+                None => continue,
+            },
+            Subject::Footprint => Box::new(footprint::Footprint::new(program, effort)),
+            Subject::Others => Box::new(baseline::Beside::new(&bed, effort)),
+        });
     }
     let mut findings = bench::run(LANE, &mut experiments, effort.rounds)?;
     findings.notes.extend(cores.notes());

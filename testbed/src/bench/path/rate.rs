@@ -37,7 +37,7 @@ const QPS: [(usize, Option<f64>); 5] =
     [(1, Some(20e6)), (4, None), (16, None), (64, Some(12e6)), (256, None)];
 
 /// Queue pairs that share a completion queue.
-struct Crowd {
+pub struct Senders {
     name: String,
     /// Where the bytes are.
     inline: bool,
@@ -51,8 +51,9 @@ struct Crowd {
     goal: Option<f64>,
 }
 
-impl Crowd {
-    fn new(bed: &Bed, count: usize, inline: bool, goal: Option<f64>) -> Self {
+impl Senders {
+    /// `count` connected queue pairs, which send bytes that are in memory, or in the elements.
+    pub fn new(bed: &Bed, count: usize, inline: bool, goal: Option<f64>) -> Self {
         // Elements of 128 bytes, if they hold the bytes themselves.
         let shape = QpOptions { sq_depth: DEPTH, max_inline: BYTES, ..SHAPE };
         let shape = if inline { shape } else { QpOptions { max_inline: 0, ..shape } };
@@ -81,8 +82,11 @@ impl Crowd {
         }
     }
 
-    /// Posts and polls for `time`; pushes the rate at which requests completed.
-    fn run(&mut self, time: Duration) -> Result<()> {
+    /// Posts and polls for `time`; returns how many requests completed in a second.
+    ///
+    /// # Errors
+    /// If a request fails, or does not complete.
+    pub fn run(&self, time: Duration) -> Result<f64> {
         let bytes = [0x55; BYTES as usize];
         let payload = match self.inline {
             true => Payload::Inline(&bytes),
@@ -116,7 +120,7 @@ impl Crowd {
             }
         }
         let took = since.elapsed();
-        self.rate.push(done as f64 / took.as_secs_f64());
+        let rate = done as f64 / took.as_secs_f64();
         while done < posted {
             let completion = spin::until(|| cq.take())?;
             end::succeeded(&completion)?;
@@ -124,26 +128,31 @@ impl Crowd {
             cq.publish();
             done += 1;
         }
-        Ok(())
+        Ok(rate)
     }
+}
+
+/// How long a sample takes.
+pub fn sample_time(effort: Effort) -> Duration {
+    Duration::from_micros(10 * effort.operations)
 }
 
 /// The experiment.
 pub struct Rate<'b> {
     bed: &'b Bed,
     effort: Effort,
-    crowds: Vec<Crowd>,
+    senders: Vec<Senders>,
 }
 
 impl<'b> Rate<'b> {
     /// Prepares it.
     pub fn new(bed: &'b Bed, effort: Effort) -> Self {
-        let mut crowds = QPS
-            .map(|(count, goal)| Crowd::new(bed, count, false, goal))
+        let mut senders = QPS
+            .map(|(count, goal)| Senders::new(bed, count, false, goal))
             .into_iter()
             .collect::<Vec<_>>();
-        crowds.insert(1, Crowd::new(bed, 1, true, None));
-        Self { bed, effort, crowds }
+        senders.insert(1, Senders::new(bed, 1, true, None));
+        Self { bed, effort, senders }
     }
 }
 
@@ -154,10 +163,11 @@ impl Experiment for Rate<'_> {
 
     fn round(&mut self) -> Result<()> {
         let _pinned = self.bed.cores.client()?;
-        for crowd in &mut self.crowds {
-            crowd.rate.begin_round();
+        for each in &mut self.senders {
+            each.rate.begin_round();
             for _ in 0..self.effort.samples.div_ceil(4) {
-                crowd.run(Duration::from_micros(10 * self.effort.operations))?;
+                let rate = each.run(sample_time(self.effort))?;
+                each.rate.push(rate);
             }
         }
         Ok(())
@@ -165,16 +175,16 @@ impl Experiment for Rate<'_> {
 
     fn findings(&self) -> Findings {
         let mut findings = Findings::default();
-        for crowd in &self.crowds {
-            let mut row = Row::of(SUBJECT, &*crowd.name, &crowd.rate).over("vNIC");
+        for each in &self.senders {
+            let mut row = Row::of(SUBJECT, &*each.name, &each.rate).over("vNIC");
             // The line of a plot has one point at each place.
-            if !crowd.inline {
-                row = row.at(crowd.qps.len() as f64);
+            if !each.inline {
+                row = row.at(each.qps.len() as f64);
             }
             findings.rows.push(row);
-            if let Some(least) = crowd.goal {
-                let found = crowd.rate.figure().map(|figure| figure.median / 1e6);
-                let goal = format!("million 64 B WRITEs per second, {}", crowd.name);
+            if let Some(least) = each.goal {
+                let found = each.rate.figure().map(|figure| figure.median / 1e6);
+                let goal = format!("million 64 B WRITEs per second, {}", each.name);
                 findings.verdicts.push(Verdict::at_least(goal, found, least / 1e6).timed());
             }
         }

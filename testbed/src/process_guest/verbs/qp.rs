@@ -69,6 +69,11 @@ impl QpOptions {
         let len = rq_offset + u64::from(self.rq_depth) * u64::from(rq_stride);
         QpLayout { sq_stride, rq_stride, rq_offset, len }
     }
+
+    /// Pages of a queue pair of these sizes.
+    pub fn pages(&self) -> usize {
+        self.layout().len.div_ceil(FRAME) as usize
+    }
 }
 
 /// What two queue pairs agree on when they connect.
@@ -106,7 +111,7 @@ pub struct Rings {
     sq: Mutex<SendQueue>,
     rq: Mutex<RecvQueue>,
     /// After the queues, which point into it.
-    pages: Pages,
+    pages: Arc<Pages>,
 }
 
 impl Rings {
@@ -171,10 +176,26 @@ impl Qp {
         gid: [u8; 16],
         options: QpOptions,
     ) -> Result<Self, Status> {
+        let pages = pd.ctx().driver().ram().alloc(options.layout().len, Layout::Scattered);
+        Self::try_new_in(pd, (send_cq, recv_cq), gid, options, (&Arc::new(pages), 0))
+    }
+
+    /// As [`new`](Self::new), with its memory in pages that it shares with others: from the page
+    /// with this number on. They are zero, and [`QpOptions::pages`] of them its own.
+    ///
+    /// # Errors
+    ///
+    /// If the device refuses it.
+    pub fn try_new_in(
+        pd: &Arc<Pd>,
+        (send_cq, recv_cq): (&Arc<Cq>, &Arc<Cq>),
+        gid: [u8; 16],
+        options: QpOptions,
+        (pages, first): (&Arc<Pages>, usize),
+    ) -> Result<Self, Status> {
         let driver = pd.ctx().driver();
         let layout = options.layout();
-        let pages = driver.ram().alloc(layout.len, Layout::Scattered);
-        let list = driver.page_list(&pages.gpas());
+        let list = driver.page_list(&pages.gpas_of(first, options.pages()));
         let cookie = driver.new_cookie();
         let created = driver.qp_create(&QpCreate {
             pd: pd.handle().into(),
@@ -192,7 +213,8 @@ impl Qp {
         })?;
         let qpn = created.qpn.get();
         let at = |offset: u64| {
-            NonNull::new(pages.as_ptr().wrapping_add(offset as usize)).expect("mapped pages")
+            let offset = first * FRAME as usize + offset as usize;
+            NonNull::new(pages.as_ptr().wrapping_add(offset)).expect("mapped pages")
         };
         let limits = SendLimits { max_sge: options.max_send_sge, max_inline: options.max_inline };
         #[allow(unsafe_code, reason = "the data path works on memory that the caller mapped")]
@@ -213,7 +235,7 @@ impl Qp {
         let rings = Arc::new(Rings {
             sq: Mutex::new(sq.expect("a layout that the device took")),
             rq: Mutex::new(rq.expect("a layout that the device took")),
-            pages,
+            pages: Arc::clone(pages),
         });
         send_cq.attach(qpn, &rings);
         recv_cq.attach(qpn, &rings);

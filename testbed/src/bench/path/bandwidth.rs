@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Bandwidth of WRITE and READ beside that of memcpy, over the same two buffers.
+//!
+//! Both repeat over the same bytes, so that small sizes are copied within the caches and large ones
+//! are not. memcpy runs on the worker's core, over the addresses at which this process maps the
+//! buffers; the device has a few requests under way, so that posting is not waited for. In every
+//! sample memcpy comes right before what it is compared with.
+
+use std::{hint::black_box, time::Instant};
+
+use super::{
+    Bed, Effort, LARGEST,
+    end::{self, End},
+};
+use crate::{
+    bench::{Experiment, Findings, Row, Samples, Unit, Verdict},
+    error::Result,
+    measure::sizes,
+    process_guest::{Layout, UserBuffer},
+};
+
+/// What the rows of WRITE are about; streams of others join them.
+pub const WRITES: &str = "bandwidth";
+/// What the rows of READ are about.
+const READS: &str = "bandwidth of READ";
+
+/// Bytes of a request, and whether there is a goal.
+const SIZES: [(u64, bool); 8] = [
+    (4 << 10, false),
+    (16 << 10, false),
+    (64 << 10, true),
+    (256 << 10, false),
+    (1 << 20, true),
+    (4 << 20, false),
+    (16 << 20, false),
+    (LARGEST, true),
+];
+/// Bytes of a sample, for each operation of one, if not a request is larger.
+const SAMPLE_BYTES: u64 = 64 << 10;
+/// The least part of memcpy's bandwidth.
+const GOAL: f64 = 0.9;
+
+/// Pages of the guests' page tables: whether they are small ones.
+const PAGES: [(bool, &str); 2] = [(true, "4 KiB pages"), (false, "2 MiB pages")];
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Write,
+    Read,
+}
+
+const WAYS: [(Way, &str); 2] = [(Way::Write, WRITES), (Way::Read, READS)];
+
+/// One size, one way, in one kind of pages.
+struct Case {
+    pages: &'static str,
+    small: bool,
+    way: Way,
+    subject: &'static str,
+    bytes: u64,
+    goal: bool,
+    device: Samples,
+    memcpy: Samples,
+}
+
+/// The experiment.
+pub struct Bandwidth<'b> {
+    bed: &'b Bed,
+    effort: Effort,
+    /// With small pages.
+    ends: (End, End),
+    cases: Vec<Case>,
+}
+
+impl<'b> Bandwidth<'b> {
+    /// Prepares it.
+    pub fn new(bed: &'b Bed, effort: Effort) -> Self {
+        let ends = End::one_way(&bed.a, &bed.b, LARGEST, Layout::Scattered);
+        let wanted = SIZES.into_iter().filter(|(_, goal)| *goal || !effort.quick);
+        let mut cases = Vec::new();
+        for (bytes, goal) in wanted {
+            for (way, subject) in WAYS {
+                for (small, pages) in PAGES {
+                    cases.push(Case {
+                        pages,
+                        small,
+                        way,
+                        subject,
+                        bytes,
+                        goal,
+                        device: Samples::new(Unit::BytesPerSecond),
+                        memcpy: Samples::new(Unit::BytesPerSecond),
+                    });
+                }
+            }
+        }
+        Self { bed, effort, ends, cases }
+    }
+}
+
+impl Case {
+    /// Requests under way.
+    fn window(&self) -> u32 {
+        if self.bytes <= 64 << 10 { 16 } else { 4 }
+    }
+
+    /// Requests of a sample.
+    fn count(&self, effort: Effort) -> u32 {
+        let bytes = SAMPLE_BYTES * effort.operations;
+        (bytes / self.bytes).max(u64::from(self.window())) as u32
+    }
+
+    fn sample(&mut self, bed: &Bed, (a, b): (&End, &End), count: u32) -> Result<()> {
+        let total = self.bytes as f64 * f64::from(count);
+        let (from, to) = match self.way {
+            Way::Write => (&a.source.0, &b.target.0),
+            Way::Read => (&b.target.0, &a.source.0),
+        };
+        bed.rest()?;
+        {
+            let _pinned = bed.cores.worker()?;
+            copy(from, to, self.bytes);
+            let since = Instant::now();
+            for _ in 0..count {
+                copy(from, to, self.bytes);
+            }
+            self.memcpy.push(total / since.elapsed().as_secs_f64());
+        }
+        let _pinned = bed.cores.client()?;
+        let payload = a.payload(self.bytes as u32);
+        let request = match self.way {
+            Way::Write => end::write(payload, b.remote()),
+            Way::Read => end::read(payload, b.remote()),
+        };
+        let mut held = a.hold();
+        held.stream(&request, 1, self.window())?;
+        let since = Instant::now();
+        held.stream(&request, count, self.window())?;
+        self.device.push(total / since.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+/// What anybody would call to move bytes.
+fn copy(from: &UserBuffer, to: &UserBuffer, bytes: u64) {
+    assert!(bytes <= from.len() && bytes <= to.len());
+    let (from, to) = (from.pages().as_ptr().cast_const(), to.pages().as_ptr());
+    #[allow(unsafe_code, reason = "memcpy itself is what is measured")]
+    // SAFETY: both buffers are mapped and long enough by the assertion, are different ones, and the
+    // device has completed all requests that name them.
+    unsafe {
+        std::ptr::copy_nonoverlapping(black_box(from), black_box(to), bytes as usize);
+    }
+}
+
+impl Experiment for Bandwidth<'_> {
+    fn name(&self) -> &str {
+        "bandwidth beside memcpy"
+    }
+
+    fn round(&mut self) -> Result<()> {
+        for case in &mut self.cases {
+            let ends = if case.small { Some(&self.ends) } else { self.bed.large.as_ref() };
+            let (a, b) = ends.expect("a bed with large buffers");
+            let count = case.count(self.effort);
+            case.memcpy.begin_round();
+            case.device.begin_round();
+            // Large ones take long, and say more.
+            let samples = if case.bytes > 4 << 20 { 1 } else { 3 };
+            for _ in 0..samples {
+                case.sample(self.bed, (a, b), count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn findings(&self) -> Findings {
+        let mut findings = Findings::default();
+        for case in &self.cases {
+            let name = format!("{}, {}", sizes::text(case.bytes), case.pages);
+            let times = case.device.against(&case.memcpy);
+            for (device, samples, times) in
+                [("memcpy", &case.memcpy, None), ("vNIC", &case.device, times)]
+            {
+                let row = Row::of(case.subject, &*name, samples).over(device);
+                let row = row.times(times, "memcpy");
+                // The line of a plot has one point at each place.
+                let placed = case.small;
+                findings.rows.push(if placed { row.at(case.bytes as f64) } else { row });
+            }
+            if case.goal && case.small {
+                let way = if case.way == Way::Write { "WRITE" } else { "READ" };
+                let goal = format!("bandwidth of {way} over memcpy's, {name}");
+                findings.verdicts.push(Verdict::at_least(goal, times, GOAL).timed());
+            }
+        }
+        findings.notes.push(
+            "bandwidth: 4 KiB and 2 MiB are the pages of the guests' page tables; the host backs \
+             both with 4 KiB pages, since process guests map single pages of their memory"
+                .into(),
+        );
+        findings
+    }
+}
