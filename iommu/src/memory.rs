@@ -88,6 +88,14 @@ impl HostPtr {
         Self { ptr, len }
     }
 
+    /// What follows `offset` in the small page at the exposed address `page`, which is not 0.
+    #[inline]
+    pub(crate) fn of_page(page: usize, offset: usize) -> Self {
+        let page: *mut u8 = std::ptr::with_exposed_provenance_mut(page);
+        let ptr = NonNull::new(page.wrapping_add(offset)).unwrap_or(NonNull::dangling());
+        Self { ptr, len: crate::addr::PAGE_SIZE as usize - offset }
+    }
+
     /// The same without the first `bytes`; empty if there are not as many.
     #[inline]
     pub(crate) fn skip(self, bytes: usize) -> Self {

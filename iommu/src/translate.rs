@@ -270,31 +270,18 @@ impl Translator {
         let found = space.invalidation().map(|page| self.synced(burst, space, page));
         let tag = found.map_or(0, |found| self.iotlb.spaces.tag(found));
         let mut run = HostPtr::EMPTY;
-        // Of what is not in any user's half nothing is cached, so that it need not be looked for.
-        let runs = found.is_some() && va.0 >> 55 == 0 && len as u64 >> 55 == 0;
+        // Above any user's half nothing is cached, so that it need not be looked for.
+        let small = found.is_some() && va.0 >> 55 == 0 && len as u64 >> 55 == 0;
         while len > 0 {
-            if runs {
-                let host = self.iotlb.probe_run(tag, va, len, access);
-                #[cfg(vnic_sabotage)]
-                burst.sabotage();
-                if !host.is_empty() {
-                    len -= host.len();
-                    va = Gva(va.0 + host.len() as u64);
-                    if !run.join(host) {
-                        let before = std::mem::replace(&mut run, host);
-                        if !before.is_empty() && !each(chunk(before, before.len())) {
-                            return Ok(());
-                        }
-                    }
-                    continue;
-                }
-            }
-            let translated = match found {
-                Some(found) => match self.iotlb.probe(tag, va, access) {
-                    Some(host) => Ok(host),
-                    None => self.miss(burst, space, found, va, access),
-                },
-                None => space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam),
+            let cached = if small {
+                self.iotlb.small_page(Iotlb::small_key(tag, va), access.is_write())
+            } else {
+                0
+            };
+            let translated = if cached != 0 {
+                Ok(HostPtr::of_page(cached, va.offset_in(PAGE_SHIFT) as usize))
+            } else {
+                self.translate_slow(burst, space, found, va, access)
             };
             #[cfg(vnic_sabotage)]
             burst.sabotage();
@@ -321,6 +308,24 @@ impl Translator {
             each(chunk(run, run.len()));
         }
         Ok(())
+    }
+
+    /// A page that is not cached as a small one.
+    fn translate_slow(
+        &mut self,
+        burst: &Burst<'_>,
+        space: &AddressSpace,
+        found: Option<SpaceRef>,
+        va: Gva,
+        access: Access,
+    ) -> Result<HostPtr, Fault> {
+        let Some(found) = found else {
+            return space.ram().load().contiguous(Gpa(va.0)).ok_or(Fault::OutsideRam);
+        };
+        match self.iotlb.probe(self.iotlb.spaces.tag(found), va, access) {
+            Some(host) => Ok(host),
+            None => self.miss(burst, space, found, va, access),
+        }
     }
 
     /// Where `space` is kept, with everything forgotten that the guest has taken back.

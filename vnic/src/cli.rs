@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 
-use crate::config::PortEntry;
+use crate::config::{PortEntry, Tuning};
 use crate::log::LogFormat;
 
 const EXAMPLES: &str = "\
@@ -31,7 +31,10 @@ Examples:
   vnic run --config /etc/vnic.toml --log-format json
 
 A configuration file:
-  workers = 2
+  workers = 2                 # as --workers; so the next three
+  spin_us = 50
+  chunk_kib = 128
+  past_caches_mib = 16
   control = \"/run/vnic/control.sock\"
 
   [limits]                    # of each port; all optional
@@ -108,9 +111,9 @@ pub struct Run {
     /// Serve the ports of a TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Worker threads, which move the data. One keeps a CPU busy while there is traffic.
-    #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
+    /// How the engine works.
+    #[command(flatten)]
+    pub tuning: Tuning,
     /// Control socket for `vnic status` [default: /run/vnic/control.sock for root, else
     /// $XDG_RUNTIME_DIR/vnic/control.sock].
     #[arg(long, value_name = "PATH")]

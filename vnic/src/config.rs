@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use vnic::backend::PortSpec;
+use vnic::device::DeviceConfig;
 use vnic::port::{Limits, PortConfig};
 
 /// The file as it is written.
@@ -14,6 +16,9 @@ use vnic::port::{Limits, PortConfig};
 #[serde(deny_unknown_fields)]
 struct File {
     workers: Option<usize>,
+    spin_us: Option<u64>,
+    chunk_kib: Option<u64>,
+    past_caches_mib: Option<u64>,
     control: Option<PathBuf>,
     fault_batching: Option<bool>,
     #[serde(default)]
@@ -39,15 +44,69 @@ pub struct PortEntry {
     pub implicit_mr: bool,
 }
 
+/// Settings of the engine. What is not said is left at the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+pub struct Tuning {
+    /// Worker threads, which move the data. One keeps a processor busy while there is traffic
+    /// [default: one for every four processors].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// How long a worker without work goes on looking for some before it sleeps. Longer answers more
+    /// requests without a wake-up, and takes more of a processor.
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub spin_us: Option<u64>,
+    /// How much one queue pair moves before others have their turn. More is quicker for it, and slower for
+    /// them and for invalidations in the guest.
+    #[arg(long, value_name = "KIB")]
+    pub chunk_kib: Option<u64>,
+    /// Messages of this size and larger are written past the processor's caches.
+    #[arg(long, value_name = "MIB")]
+    pub past_caches_mib: Option<u64>,
+    /// Whether to ask for many pages at once.
+    #[arg(skip)]
+    pub fault_batching: Option<bool>,
+}
+
+impl Tuning {
+    /// These, and where they say nothing, `other`.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            workers: self.workers.or(other.workers),
+            spin_us: self.spin_us.or(other.spin_us),
+            chunk_kib: self.chunk_kib.or(other.chunk_kib),
+            past_caches_mib: self.past_caches_mib.or(other.past_caches_mib),
+            fault_batching: self.fault_batching.or(other.fault_batching),
+        }
+    }
+
+    /// Settings with these in place of the defaults.
+    pub fn settings(self) -> DeviceConfig {
+        let default = DeviceConfig::default();
+        DeviceConfig {
+            workers: self.workers.unwrap_or_else(default_workers),
+            spin: self.spin_us.map_or(default.spin, Duration::from_micros),
+            chunk: self.chunk_kib.map_or(default.chunk, |kib| kib.saturating_mul(1 << 10)),
+            past_caches: self
+                .past_caches_mib
+                .map_or(default.past_caches, |mib| mib.saturating_mul(1 << 20)),
+            fault_batching: self.fault_batching.unwrap_or(default.fault_batching),
+        }
+    }
+}
+
+/// One for every four processors that this process may use, since those of the guests want to run as well;
+/// at least one, and no more than eight, which move more than the memory of most machines can.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).div_ceil(4).min(8)
+}
+
 /// What to serve, checked.
 #[derive(Debug)]
 pub struct Config {
-    /// Worker threads, if said.
-    pub workers: Option<usize>,
+    /// How the engine works, as far as that is said.
+    pub tuning: Tuning,
     /// Path of the control socket, if said.
     pub control: Option<PathBuf>,
-    /// Whether to ask for many pages at once, if said.
-    pub fault_batching: Option<bool>,
     /// The ports; at least one.
     pub ports: Vec<PortSpec>,
 }
@@ -77,8 +136,10 @@ impl Config {
             "there is no port to serve: give --socket PATH, --port SPEC or a [[port]] in the file"
         );
         check_unique(&ports)?;
-        let File { workers, control, fault_batching, .. } = file;
-        Ok(Self { workers, control, fault_batching, ports })
+        let File { workers, spin_us, chunk_kib, past_caches_mib, control, fault_batching, .. } =
+            file;
+        let tuning = Tuning { workers, spin_us, chunk_kib, past_caches_mib, fault_batching };
+        Ok(Self { tuning, control, ports })
     }
 }
 

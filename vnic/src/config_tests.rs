@@ -37,7 +37,8 @@ fn a_full_file() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.workers, Some(2));
+    assert_eq!(config.tuning.workers, Some(2));
+    assert_eq!(config.tuning.spin_us, None);
     assert_eq!(config.control.as_deref(), Some(Path::new("/run/c.sock")));
     let [a, other] = &config.ports[..] else { panic!("{:?}", config.ports) };
     let limits = Limits { max_qp: 100, ..Limits::default() };
@@ -101,4 +102,15 @@ fn one_mac_may_be_in_two_networks() {
          [[port]]\nsocket = '/b'\nmac = '52:54:00:00:00:01'\nnetwork = 'other'\n",
     )
     .unwrap();
+}
+
+#[test]
+fn options_come_before_the_file_and_both_before_the_defaults() {
+    let file = Tuning { workers: Some(3), chunk_kib: Some(256), ..Tuning::default() };
+    let options = Tuning { workers: Some(5), spin_us: Some(7), ..Tuning::default() };
+    let settings = options.or(file).settings();
+    assert_eq!((settings.workers, settings.chunk), (5, 256 << 10));
+    assert_eq!(settings.spin, std::time::Duration::from_micros(7));
+    assert_eq!(settings.past_caches, vnic::device::DeviceConfig::default().past_caches);
+    assert!((1..=8).contains(&Tuning::default().settings().workers));
 }

@@ -44,7 +44,7 @@ impl Default for DeviceConfig {
         Self {
             workers: 1,
             spin: Duration::from_micros(50),
-            chunk: 64 << 10,
+            chunk: 128 << 10,
             past_caches: 16 << 20,
             fault_batching: true,
         }

@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vnic::backend::{PortServer, PortSpec};
-use vnic::device::{Device, DeviceConfig};
+use vnic::device::Device;
 use vnic::status::{ControlServer, Report};
 
 use cli::{Cli, Command};
@@ -52,13 +52,7 @@ fn serve(run: &cli::Run) -> anyhow::Result<()> {
     raise_descriptor_limit();
 
     let control = control_path(run.control.clone().or(config.control))?;
-    let mut settings = DeviceConfig::default();
-    if let Some(workers) = run.workers.or(config.workers) {
-        settings.workers = workers;
-    }
-    if let Some(batching) = config.fault_batching {
-        settings.fault_batching = batching;
-    }
+    let settings = run.tuning.or(config.tuning).settings();
     let device = Device::start(settings).context("cannot start the device")?;
     let served = listen(&device, config.ports, &control).and_then(|listening| {
         if run.ready {

@@ -2,7 +2,7 @@
 //! The completion queue: taking completions, and asking for an event.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use vnic_abi::cqe::{
     Arm, CQ_ARM_OFFSET, CQ_CONSUMER_OFFSET, CQ_RING_OFFSET, CQE_SIZE, Cqe, CqeFlags, WcOpcode,
@@ -10,6 +10,7 @@ use vnic_abi::cqe::{
 };
 
 use crate::LayoutError;
+use crate::fence::full_fence;
 use crate::ring::Ring;
 
 /// A completion, as read from the queue.
@@ -164,10 +165,10 @@ impl CompletionQueue {
         // The maximum, so that a wish for any completion is not weakened to one for a solicited one.
         // Relaxed: ordered by the fence.
         self.control_word(CQ_ARM_OFFSET).fetch_max(arm.0, Ordering::Relaxed);
-        // SeqCst: between the arm word and the caller's next look at the ring. Pairs with the
+        // Full: between the arm word and the caller's next look at the ring. Pairs with the
         // device's fence between its entry and its exchange of the word: either the device sees the
         // wish, or the next look sees the entry.
-        fence(Ordering::SeqCst);
+        full_fence();
     }
 
     /// Crosses out what is left of queue pair `qpn`, so that it is never taken. Returns how many

@@ -38,6 +38,7 @@ extern crate std;
 mod cq;
 mod doorbell;
 mod error;
+mod fence;
 mod ring;
 mod rq;
 mod sq;

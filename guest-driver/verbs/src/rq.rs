@@ -2,12 +2,13 @@
 //! The receive queue.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use vnic_abi::doorbell::QP_RQ_WANTS_DOORBELL;
 use vnic_abi::wqe::{RECV_WQE_PAYLOAD, RecvWqe, Sge, WqeFlags};
 use zerocopy::IntoBytes;
 
+use crate::fence::full_fence;
 use crate::ring::Ring;
 use crate::sq::check_stride;
 use crate::{LayoutError, PostError};
@@ -128,10 +129,10 @@ impl RecvQueue {
     /// Whether the device wants the doorbell for what was posted. Ask after each batch, and ring the
     /// doorbell of the queue pair if so.
     pub fn wants_doorbell(&self) -> bool {
-        // SeqCst: between the elements posted before and the load below. Pairs with the device's
+        // Full: between the elements posted before and the load below. Pairs with the device's
         // fence between its store of the word and its second look at the ring: either this load sees
         // the word, or that look sees the element.
-        fence(Ordering::SeqCst);
+        full_fence();
         // SAFETY: the control page is mapped and aligned by the contract of `new`; the offset lies in
         // it and is a multiple of 4.
         let word = unsafe {

@@ -12,8 +12,6 @@
 mod sets;
 mod spaces;
 
-use std::ptr::NonNull;
-
 use crate::addr::{Gva, LARGE_PAGE_SHIFT, PAGE_SHIFT};
 use crate::memory::HostPtr;
 use crate::walk::Access;
@@ -75,30 +73,17 @@ impl Iotlb {
             .or_else(|| self.probe_large(tag, va, access))
     }
 
-    /// The part of `va..va + len` that is cached as small pages which lie together on the host, from its
-    /// beginning on; empty if there is none. All of the range must be below 2^56.
+    /// The host address of the small page with this [key](Self::small_key), if it is cached and may be
+    /// written or need not; else 0.
     #[inline]
-    pub(crate) fn probe_run(&self, tag: u32, va: Gva, len: usize, access: Access) -> HostPtr {
-        const PAGE: usize = 1 << PAGE_SHIFT;
-        let (mut key, writes) = (key(tag, va, PAGE_SHIFT), access.is_write());
-        let first = self.small.page(key, writes);
-        let page: *mut u8 = std::ptr::with_exposed_provenance_mut(first);
-        let offset = va.offset_in(PAGE_SHIFT) as usize;
-        let Some(ptr) = NonNull::new(page).and_then(|_| NonNull::new(page.wrapping_add(offset)))
-        else {
-            return HostPtr::EMPTY;
-        };
-        let mut run = PAGE - offset;
-        let mut next = first + PAGE;
-        while run < len {
-            key += 1;
-            if self.small.page(key, writes) != next {
-                break;
-            }
-            next += PAGE;
-            run += PAGE;
-        }
-        HostPtr::from_parts(ptr, run.min(len))
+    pub(crate) fn small_page(&self, key: u64, writes: bool) -> usize {
+        self.small.page(key, writes)
+    }
+
+    /// The key of the small page of `va`, below 2^56; that of the next page is the next number.
+    #[inline]
+    pub(crate) fn small_key(tag: u32, va: Gva) -> u64 {
+        key(tag, va, PAGE_SHIFT)
     }
 
     #[inline]

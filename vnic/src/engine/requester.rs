@@ -44,6 +44,14 @@ struct Current {
     done: u64,
 }
 
+/// How long a request is tried.
+#[derive(Debug, Clone, Copy, Default)]
+struct Patience {
+    timeout: u8,
+    retry_cnt: u8,
+    rnr_retry: u8,
+}
+
 /// The sending half.
 #[derive(Debug)]
 pub struct Requester {
@@ -52,7 +60,7 @@ pub struct Requester {
     current: Option<Current>,
     wait: Wait,
     keys: KeyCache,
-    attr: QpAttr,
+    patience: Patience,
     rnr_used: u8,
     timeouts: u8,
     page_tries: u32,
@@ -60,8 +68,8 @@ pub struct Requester {
     page_since: Option<Instant>,
     /// Whose table of page requests may know this queue pair as a waiter.
     asked: Weak<Session>,
-    /// Where requests walk, on the local and on the remote side.
-    streams: [Stream; 2],
+    /// Where requests walk, on the local and on the remote side. Made when the first page is missing.
+    streams: Option<Box<[Stream; 2]>>,
     peer: Weak<Qp>,
     peer_connection: u32,
     /// The peer was looked up with the attributes of now.
@@ -94,13 +102,13 @@ impl Requester {
             current: None,
             wait: Wait::Nothing,
             keys: KeyCache::default(),
-            attr: QpAttr::default(),
+            patience: Patience::default(),
             rnr_used: 0,
             timeouts: 0,
             page_tries: 0,
             page_since: None,
             asked: Weak::new(),
-            streams: Default::default(),
+            streams: None,
             peer: Weak::new(),
             peer_connection: 0,
             peer_known: false,
@@ -112,7 +120,7 @@ impl Requester {
         self.ring.reset();
         self.current = None;
         self.stop_waiting(qpn);
-        self.streams.iter_mut().for_each(Stream::reset);
+        self.streams = None;
         self.keys.clear();
         self.peer = Weak::new();
         self.rnr_used = 0;
@@ -136,7 +144,8 @@ impl Requester {
 
     /// Takes over attributes.
     pub fn configure(&mut self, attr: &QpAttr) {
-        self.attr = *attr;
+        let &QpAttr { timeout, retry_cnt, rnr_retry, .. } = attr;
+        self.patience = Patience { timeout, retry_cnt, rnr_retry };
         // The way to the peer may have changed.
         self.peer_known = false;
     }
@@ -155,7 +164,7 @@ impl Requester {
 
     #[cold]
     fn look_for_peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
-        let peer = find_peer(qp, &self.attr)?;
+        let peer = find_peer(qp, &qp.attr())?;
         // Before its attributes are looked at: a change afterwards is seen by the next message.
         let connection = peer.connection();
         let theirs = peer.attr();
@@ -272,8 +281,8 @@ impl Requester {
             Nak::RemoteAccess => Err(WcStatus::RemAccessErr),
             Nak::RemoteOperation => Err(WcStatus::RemOpErr),
             Nak::Rnr(delay) => {
-                let forever = self.attr.rnr_retry == RNR_FOREVER;
-                if forever || self.rnr_used < self.attr.rnr_retry {
+                let forever = self.patience.rnr_retry == RNR_FOREVER;
+                if forever || self.rnr_used < self.patience.rnr_retry {
                     Ok(Pause::Timer(delay, Reason::ReceiverNotReady))
                 } else {
                     Err(WcStatus::RnrRetryExcErr)
@@ -284,9 +293,9 @@ impl Requester {
 
     /// The peer does not answer: wait, and give up after all retries.
     fn unanswered(&self) -> Result<Pause, WcStatus> {
-        match ack_timeout(self.attr.timeout) {
+        match ack_timeout(self.patience.timeout) {
             None => Ok(Pause::Timer(PATIENT, Reason::NoAnswer)),
-            Some(_) if self.timeouts > self.attr.retry_cnt => Err(WcStatus::RetryExcErr),
+            Some(_) if self.timeouts > self.patience.retry_cnt => Err(WcStatus::RetryExcErr),
             Some(timeout) => Ok(Pause::Timer(timeout, Reason::NoAnswer)),
         }
     }

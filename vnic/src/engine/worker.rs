@@ -69,19 +69,23 @@ impl Handle {
     }
 }
 
-/// Starts worker `index` of `device`.
+/// Starts worker `index` of `device`, and waits until its thread runs under its name.
 ///
 /// # Errors
 ///
 /// Those of the operating system.
 pub fn spawn(device: Arc<Device>, index: usize) -> std::io::Result<JoinHandle<()>> {
+    let (started, starting) = std::sync::mpsc::sync_channel::<()>(1);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn({
         let device = device.clone();
         move || {
+            drop(started);
             let _all_or_nothing = AbortOnPanic;
             Worker::new(device, index).run();
         }
     })?;
+    // The other end is dropped, which is the message.
+    let _ = starting.recv();
     // Set once per worker; a kick before now finds the worker not yet asleep.
     let _ = device.handle(index).thread.set(thread.thread().clone());
     Ok(thread)

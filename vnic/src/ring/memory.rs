@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The memory of a queue: a list of guest pages, checked once.
 
+use smallvec::SmallVec;
 use std::collections::HashSet;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vnic_abi::PAGE_SIZE;
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gpa;
-use vnic_iommu::memory::{GuestRam, HostPtr, Mapping};
+use vnic_iommu::memory::{GuestRam, Mapping};
 
 /// Shift of a page of this interface.
 const SHIFT: u32 = PAGE_SIZE.trailing_zeros();
@@ -53,9 +55,9 @@ impl Drop for Share {
 /// Pages of guest memory that follow each other in the queue's own offsets.
 #[derive(Debug)]
 pub struct RingMemory {
-    pages: Box<[HostPtr]>,
+    pages: Box<[NonNull<u8>]>,
     /// The regions that `pages` points into, which stay mapped even if they cease to be RAM.
-    _mappings: Box<[Mapping]>,
+    _mappings: SmallVec<[Mapping; 1]>,
     _share: Share,
 }
 
@@ -63,6 +65,10 @@ pub struct RingMemory {
 // SAFETY: the pointers lead into mappings that `_mappings` keeps alive, and every access through them
 // (below) is atomic.
 unsafe impl Sync for RingMemory {}
+
+#[allow(unsafe_code)] // reason: as above
+// SAFETY: as for `Sync`; the mappings may be dropped by any thread.
+unsafe impl Send for RingMemory {}
 
 impl RingMemory {
     /// Resolves exactly `len` bytes (rounded up to pages).
@@ -82,7 +88,7 @@ impl RingMemory {
         }
         let share = budget.take(pages.len() as u64)?;
         let mut seen = HashSet::with_capacity(pages.len());
-        let mut mappings: Vec<Mapping> = Vec::new();
+        let mut mappings = SmallVec::new();
         let pages = pages
             .iter()
             .map(|&page| {
@@ -93,11 +99,11 @@ impl RingMemory {
                 if !mappings.contains(&mapping) {
                     mappings.push(mapping);
                 }
-                Some(host)
+                Some(host.as_non_null())
             })
-            .collect::<Option<Box<[HostPtr]>>>()
+            .collect::<Option<Box<[NonNull<u8>]>>>()
             .ok_or(Status::BadAddress)?;
-        Ok(Self { pages, _mappings: mappings.into_boxed_slice(), _share: share })
+        Ok(Self { pages, _mappings: mappings, _share: share })
     }
 
     #[inline]
@@ -179,7 +185,7 @@ impl RingMemory {
 
 /// Tells the processor that the line at `place` will be read soon. A hint, which never faults.
 #[inline]
-fn prefetch(place: *const u8) {
+pub fn prefetch(place: *const u8) {
     #[cfg(target_arch = "x86_64")]
     #[allow(unsafe_code)] // reason: an instruction without a safe name
     // SAFETY: a prefetch accesses nothing as far as the program can tell, whatever the address.

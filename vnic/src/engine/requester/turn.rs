@@ -163,9 +163,10 @@ impl Requester {
         alone: bool,
     ) -> Wish {
         let Needed { side, va, len, limit, access } = needed;
+        let [local, remote] = &mut **self.streams.get_or_insert_default();
         let stream = match side {
-            Side::Local => &mut self.streams[0],
-            Side::Remote => &mut self.streams[1],
+            Side::Local => local,
+            Side::Remote => remote,
         };
         let asked = if alone {
             stream.ask(va, len, limit) - (va.0 - va.align_down(PAGE_SHIFT).0)
