@@ -43,6 +43,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     tests.args(&args.nextest);
     tools::run(tests)?;
+    // The device again with several workers, which share out the queue pairs of each process.
+    let mut several = cargo(&["nextest", "run", "-p", "vnic", "--test", "driver"]);
+    tools::run({
+        several.args(&args.nextest).args(["--no-tests", "pass"]).env("VNIC_TEST_WORKERS", "3");
+        several
+    })?;
     // nextest runs no documentation tests.
     tools::run(cargo(&["test", "--quiet", "--doc", "--workspace", "--exclude", "vnic-provider"]))?;
     if !args.no_loom {

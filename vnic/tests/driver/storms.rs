@@ -107,7 +107,10 @@ fn a_process_that_is_never_answered_holds_up_no_other_of_its_guest() {
     let first_page = storm.buffer.addr() >> 12;
     let order: Vec<u64> =
         requests_of(maker).iter().map(|r| (r.start.get() >> 12) - first_page).collect();
-    assert!(order.is_sorted(), "in the order of asking: {order:?}");
+    // Several workers ask at the same time, in no order among each other.
+    if pair.daemon.status()["workers"] == 1 {
+        assert!(order.is_sorted(), "in the order of asking: {order:?}");
+    }
     assert!(pair.a.driver.page_requests().iter().any(|r| r.pasid.get() != pasid));
     drop((storm, qa, qb));
     let Endpoint { ctx, pd, .. } = victim;
