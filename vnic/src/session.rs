@@ -221,7 +221,11 @@ pub mod testing {
 
     /// As [`session`], of a driver that accepted `features`.
     pub fn session_with(features: Features) -> (Arc<Session>, u32) {
-        let device = Device::new(DeviceConfig::default());
+        session_on(Device::new(DeviceConfig::default()), features)
+    }
+
+    /// As [`session_with`], on a device of the test's own.
+    pub fn session_on(device: Arc<Device>, features: Features) -> (Arc<Session>, u32) {
         let ram = ram();
         let epoch_page = GuestPage::new(&ram, Gpa(0)).unwrap();
         let config = PortConfig::new("test");

@@ -259,3 +259,115 @@ impl Session {
         self.device.grace().synchronize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Device, DeviceConfig};
+    use crate::engine::doorbells::Doorbells;
+    use crate::session::testing::{qp, session_on};
+    use vnic_abi::config::Features;
+
+    fn ring(session: &Session, index: u32) {
+        let page = GuestPage::new(&session.ram.current(), Gpa(0x3000)).unwrap();
+        let word = DOORBELL_BITMAP as usize / 8 + index as usize / 64;
+        page.word(word).fetch_or(1 << (index % 64), Ordering::SeqCst);
+    }
+
+    /// What worker `worker` finds in `passes` passes.
+    fn found(session: &Session, worker: usize, passes: usize) -> Vec<u32> {
+        let mut doorbells = Doorbells::default();
+        doorbells.renew(&session.device.contexts(), worker);
+        let mut found = Vec::new();
+        for _ in 0..passes {
+            #[allow(unsafe_code)] // reason: this thread plays the worker
+            // SAFETY: the workers do not run, and this thread destroys nothing meanwhile.
+            unsafe {
+                doorbells.poll(|qp| found.push(qp.qpn));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn queue_pairs_are_shared_out_and_each_is_found_by_its_worker_alone() {
+        let device = Device::new(DeviceConfig { workers: 3, ..DeviceConfig::default() });
+        let (session, pd) = session_on(device, Features::empty());
+        let qps: Vec<_> = (0..9).map(|_| qp(&session, pd)).collect();
+        let mut counts = [0; 3];
+        for qp in &qps {
+            counts[qp.worker] += 1;
+            ring(&session, qp.doorbell_index);
+        }
+        assert_eq!(counts, [3; 3]);
+        for worker in 0..3 {
+            let mut own: Vec<_> =
+                qps.iter().filter(|qp| qp.worker == worker).map(|qp| qp.qpn).collect();
+            let mut found = found(&session, worker, 1);
+            own.sort_unstable();
+            found.sort_unstable();
+            assert_eq!(found, own);
+        }
+        assert_eq!(found(&session, 0, 1), [0; 0]);
+    }
+
+    #[test]
+    fn a_bit_is_given_again_and_finds_the_new_queue_pair() {
+        let device = Device::new(DeviceConfig::default());
+        let (session, pd) = session_on(device, Features::empty());
+        let old = qp(&session, pd);
+        let (index, number) = (old.doorbell_index, old.qpn);
+        session.qp_destroy(number).unwrap();
+        // The slot's count is gone, and with it the last but ours.
+        assert_eq!(Arc::strong_count(&old), 1);
+        ring(&session, index);
+        assert_eq!(found(&session, 0, 1), [0; 0]);
+        let new = qp(&session, pd);
+        assert_eq!(new.doorbell_index, index);
+        ring(&session, index);
+        assert_eq!(found(&session, 0, 1), [new.qpn]);
+    }
+
+    #[test]
+    fn stray_bits_find_nobody() {
+        let device = Device::new(DeviceConfig::default());
+        let (session, pd) = session_on(device, Features::empty());
+        let qp = qp(&session, pd);
+        for index in (0..DOORBELL_BITS).filter(|index| *index != qp.doorbell_index) {
+            ring(&session, index);
+        }
+        assert_eq!(found(&session, 0, 64), [0; 0]);
+    }
+
+    #[test]
+    fn more_contexts_than_a_pass_looks_at_are_all_found_in_turn() {
+        let device = Device::new(DeviceConfig::default());
+        let sessions: Vec<_> =
+            (0..40).map(|_| session_on(device.clone(), Features::empty())).collect();
+        let qps: Vec<_> = sessions.iter().map(|(session, pd)| qp(session, *pd)).collect();
+        for ((session, _), qp) in sessions.iter().zip(&qps) {
+            ring(session, qp.doorbell_index);
+        }
+        let mut all: Vec<_> = qps.iter().map(|qp| qp.qpn).collect();
+        let mut found = found(&sessions[0].0, 0, 12);
+        all.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, all);
+    }
+
+    #[test]
+    fn a_worker_that_wakes_leaves_the_wish_of_one_that_sleeps() {
+        let device = Device::new(DeviceConfig { workers: 3, ..DeviceConfig::default() });
+        let (session, pd) = session_on(device, Features::empty());
+        let ctx = session.pds.lock().get(pd).unwrap().ctx.clone();
+        let wish = || ctx.page.load(DOORBELL_NEED_KICK as usize / 8, Ordering::SeqCst);
+        for worker in 0..3 {
+            ctx.set_need_kick(worker, true);
+        }
+        ctx.set_need_kick(1, false);
+        assert_ne!(wish() as u32, 0);
+        ctx.set_need_kick(0, false);
+        ctx.set_need_kick(2, false);
+        assert_eq!(wish(), 0);
+    }
+}
