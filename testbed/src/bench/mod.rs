@@ -72,11 +72,14 @@ pub fn run(
     experiments: &mut [Box<dyn Experiment + '_>],
     rounds: usize,
 ) -> Result<Findings> {
-    let step = Step::start(format!("{lane}: {} experiments, {rounds} rounds", experiments.len()));
+    let parts = experiments.len() * rounds;
+    let what = format!("{lane}: {} experiments, {rounds} rounds", experiments.len());
+    let step = Step::counted(what, parts);
     for round in 1..=rounds {
         for experiment in &mut *experiments {
             step.detail(&format!("round {round} of {rounds}: {}", experiment.name()));
             experiment.round()?;
+            step.advance();
         }
     }
     let mut findings = Findings::default();

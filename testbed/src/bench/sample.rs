@@ -62,6 +62,11 @@ impl Samples {
         self.rounds.push(Vec::new());
     }
 
+    /// Rounds so far, those without samples among them.
+    pub fn rounds(&self) -> usize {
+        self.rounds.len()
+    }
+
     /// Adds a number to the present round.
     pub fn push(&mut self, value: f64) {
         if self.rounds.is_empty() {

@@ -35,6 +35,31 @@ impl Step {
         Self { what, since: Instant::now(), bar }
     }
 
+    /// As [`Self::start`], for a step of so many equal parts: a bar on a terminal, which moves with
+    /// [`Self::advance`] and never by itself, so that it disturbs nothing that is measured meanwhile.
+    pub fn counted(what: impl Into<String>, parts: usize) -> Self {
+        let what = what.into();
+        let bar = stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(parts as u64);
+            let template = "{prefix} {bar:30} {pos}/{len} [{elapsed}] {wide_msg:.dim}";
+            let style = ProgressStyle::with_template(template);
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(what.clone());
+            bar
+        });
+        if bar.is_none() {
+            eprintln!("{what} ...");
+        }
+        Self { what, since: Instant::now(), bar }
+    }
+
+    /// A part of a counted step is done.
+    pub fn advance(&self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+        }
+    }
+
     /// Shows a line of detail; on a terminal only, where it replaces the one before.
     pub fn detail(&self, line: &str) {
         if let Some(bar) = &self.bar {

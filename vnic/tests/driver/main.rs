@@ -4,6 +4,7 @@
 //! One test program for all of it, since each one links the whole testbed.
 
 mod bench_memory;
+mod bench_path;
 mod common;
 mod faults;
 mod hostile;

@@ -77,22 +77,20 @@ impl<'b> Bandwidth<'b> {
     /// Prepares it.
     pub fn new(bed: &'b Bed, effort: Effort) -> Self {
         let ends = End::one_way(&bed.a, &bed.b, LARGEST, Layout::Scattered);
-        let wanted = SIZES.into_iter().filter(|(_, goal)| *goal || !effort.quick);
+        let wanted = SIZES.into_iter().filter(move |(_, goal)| *goal || !effort.quick);
         let mut cases = Vec::new();
-        for (bytes, goal) in wanted {
-            for (way, subject) in WAYS {
-                for (small, pages) in PAGES {
-                    cases.push(Case {
-                        pages,
-                        small,
-                        way,
-                        subject,
-                        bytes,
-                        goal,
-                        device: Samples::new(Unit::BytesPerSecond),
-                        memcpy: Samples::new(Unit::BytesPerSecond),
-                    });
-                }
+        for (way, subject) in WAYS {
+            for (small, pages) in PAGES {
+                cases.extend(wanted.clone().map(|(bytes, goal)| Case {
+                    pages,
+                    small,
+                    way,
+                    subject,
+                    bytes,
+                    goal,
+                    device: Samples::new(Unit::BytesPerSecond),
+                    memcpy: Samples::new(Unit::BytesPerSecond),
+                }));
             }
         }
         Self { bed, effort, ends, cases }

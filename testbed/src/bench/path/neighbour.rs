@@ -17,9 +17,8 @@ use super::{
     trips::Trips,
 };
 use crate::{
-    bench::{Experiment, Findings, Row, Samples, Unit, Verdict},
+    bench::{Experiment, Findings, Row, Samples, Unit, Verdict, memory::size},
     error::Result,
-    measure::sizes,
     process_guest::{Daemon, GuestOptions, Layout, verbs::Endpoint},
 };
 
@@ -180,7 +179,7 @@ impl Experiment for Neighbour {
 
     fn findings(&self) -> Findings {
         let mut findings = Findings::default();
-        let stream = sizes::text(REQUEST * u64::from(self.requests));
+        let stream = size(REQUEST * u64::from(self.requests));
         let subject = "8 B WRITE one way, beside a stream";
         for (index, (_, name)) in PERCENTILES.into_iter().enumerate() {
             let (alone, beside) = (&self.alone[index], &self.beside[index]);
@@ -189,12 +188,12 @@ impl Experiment for Neighbour {
             let row = Row::of(subject, case, beside).over("vNIC");
             findings.rows.push(row.times(beside.against(alone), "alone"));
         }
-        let case = format!("{} of the stream, each", sizes::text(CHUNK));
+        let case = format!("{} of the stream, each", size(CHUNK));
         findings.rows.push(Row::of(subject, case, &self.chunk).over("memcpy"));
         findings.rows.push(Row::of(subject, "the stream meanwhile", &self.stream).over("vNIC"));
         let goal = format!(
             "p99 of an 8 B WRITE beside a {stream} stream, over (p99 alone + one chunk of {})",
-            sizes::text(CHUNK)
+            size(CHUNK)
         );
         let found = self.beside[JUDGED].against(&self.bound);
         findings.verdicts.push(Verdict::at_most(goal, found, GOAL).timed());

@@ -4,7 +4,7 @@
 
 use super::{
     super::{Effort, cores::Cores},
-    Baseline, Found, Metric, ONE_WAY, tool, trips,
+    Baseline, Found, Metric, ONE_WAY, SAMPLES, tool, trips,
 };
 use crate::error::{Error, Result};
 
@@ -29,14 +29,15 @@ impl Baseline for Libfabric {
                 let mut command = tool::on_core(core, PROGRAM);
                 command.args(["-p", "shm", "-e", "rdm", option, &port]);
                 command.args(["-S", &bytes.to_string()]);
-                command.args(["-I", &trips(effort, bytes).to_string()]);
+                let count = SAMPLES as u64 * trips(effort, bytes);
+                command.args(["-I", &count.to_string()]);
                 command
             };
             let mut client = command(cores.client, "-P");
             client.arg("127.0.0.1");
             let server = command(cores.worker, "-B");
             let text = tool::run(server, client, port.parse().unwrap_or_default(), PACKAGE)?;
-            found.push(Found::new(Metric::OneWay, bytes, parse(&text)?));
+            found.push(Found::new(Metric::OneWay, bytes, vec![parse(&text)?]));
         }
         Ok(found)
     }

@@ -15,6 +15,8 @@ pub mod socket;
 mod tool;
 pub mod ucx;
 
+use std::time::Instant;
+
 use super::{
     Bed, Effort, LARGEST,
     cores::Cores,
@@ -61,7 +63,7 @@ impl Metric {
     }
 }
 
-/// A number, and what it is of.
+/// Numbers of a round, and what they are of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// What was measured.
@@ -70,14 +72,14 @@ pub struct Found {
     pub bytes: u64,
     /// How, if it is not the usual way.
     pub how: &'static str,
-    /// The number, in the metric's unit.
-    pub value: f64,
+    /// Numbers, in the metric's unit.
+    pub values: Vec<f64>,
 }
 
 impl Found {
-    /// A number that was measured in the usual way.
-    pub const fn new(metric: Metric, bytes: u64, value: f64) -> Self {
-        Self { metric, bytes, how: "", value }
+    /// Numbers that were measured in the usual way.
+    pub const fn new(metric: Metric, bytes: u64, values: Vec<f64>) -> Self {
+        Self { metric, bytes, how: "", values }
     }
 }
 
@@ -88,14 +90,17 @@ pub const STREAM: [u64; 4] = [4 << 10, 64 << 10, 1 << 20, LARGEST];
 /// Bytes of a message whose rate is measured.
 pub const RATE: u64 = 64;
 
-/// Messages there and back that say enough about one way.
+/// Samples of a round, of what this program measures itself.
+pub const SAMPLES: usize = 5;
+
+/// Messages there and back of a sample.
 pub fn trips(effort: Effort, bytes: u64) -> u64 {
-    (4 * effort.operations / (1 + bytes / (4 << 10))).max(effort.operations / 50).max(2)
+    (effort.operations / (1 + bytes / (16 << 10))).max(effort.operations / 100).max(2)
 }
 
-/// Messages that say enough about a stream.
+/// Messages of a sample of a stream.
 pub fn messages(effort: Effort, bytes: u64) -> u64 {
-    (((64 << 10) * effort.operations) / bytes).clamp(2, 4 * effort.operations)
+    (((32 << 10) * effort.operations) / bytes).clamp(1, 4 * effort.operations)
 }
 
 /// Something else that moves bytes.
@@ -134,6 +139,7 @@ pub struct Beside<'b> {
     /// Why one could not be had.
     failed: Vec<Option<String>>,
     lines: Vec<Line>,
+    rounds: usize,
 }
 
 /// Requests of a stream that are under way.
@@ -161,22 +167,29 @@ impl<'b> Beside<'b> {
             failed: baselines.iter().map(|_| None).collect(),
             baselines,
             lines: Vec::new(),
+            rounds: 0,
         }
     }
 
-    fn add(&mut self, device: &'static str, found: Found) {
-        let Found { metric, bytes, how, value } = found;
+    /// Adds what a round has found; `rounds` are complete.
+    fn add(&mut self, device: &'static str, found: Found, rounds: usize) {
+        let Found { metric, bytes, how, values } = found;
         let same = |line: &&mut Line| {
             (line.device, line.metric, line.bytes, line.how) == (device, metric, bytes, how)
         };
-        match self.lines.iter_mut().find(same) {
-            Some(line) => line.samples.push_round(vec![value]),
+        let line = match self.lines.iter_mut().find(same) {
+            Some(line) => line,
             None => {
-                let mut samples = Samples::new(metric.unit());
-                samples.push_round(vec![value]);
+                let samples = Samples::new(metric.unit());
                 self.lines.push(Line { device, metric, bytes, how, samples });
+                self.lines.last_mut().expect("the line that was just added")
             }
+        };
+        // What is compared is compared within a round, also if one was left out.
+        while line.samples.rounds() < rounds {
+            line.samples.begin_round();
         }
+        line.samples.push_round(values);
     }
 
     fn vnic(&mut self) -> Result<Vec<Found>> {
@@ -186,7 +199,8 @@ impl<'b> Beside<'b> {
             let (mut trips, count) = (Trips::new(a, b, bytes), trips(self.effort, bytes));
             // The first ones wake the worker and fill caches.
             trips.time(count.div_ceil(10))?;
-            found.push(Found::new(Metric::OneWay, bytes, trips.time(count)?));
+            let times = (0..SAMPLES).map(|_| trips.time(count)).collect::<Result<_>>()?;
+            found.push(Found::new(Metric::OneWay, bytes, times));
             trips.end()?;
         }
         let (a, b) = self.bed.large.as_ref().expect("a bed with large buffers");
@@ -195,13 +209,17 @@ impl<'b> Beside<'b> {
             let request = end::write(a.payload(bytes as u32), b.remote());
             let mut held = a.hold();
             held.stream(&request, 1, 1)?;
-            let since = std::time::Instant::now();
-            held.stream(&request, count, WINDOW)?;
-            let rate = (bytes * u64::from(count)) as f64 / since.elapsed().as_secs_f64();
-            found.push(Found::new(Metric::Stream, bytes, rate));
+            let mut sample = || {
+                let since = Instant::now();
+                held.stream(&request, count, WINDOW)?;
+                Ok((bytes * u64::from(count)) as f64 / since.elapsed().as_secs_f64())
+            };
+            let rates = (0..SAMPLES).map(|_| sample()).collect::<Result<_>>()?;
+            found.push(Found::new(Metric::Stream, bytes, rates));
         }
-        let rate = self.senders.run(rate::sample_time(self.effort))?;
-        found.push(Found::new(Metric::Rate, RATE, rate));
+        let sample = || self.senders.run(rate::sample_time(self.effort));
+        let rates = (0..SAMPLES).map(|_| sample()).collect::<Result<_>>()?;
+        found.push(Found::new(Metric::Rate, RATE, rates));
         Ok(found)
     }
 
@@ -219,8 +237,9 @@ impl Experiment for Beside<'_> {
 
     fn round(&mut self) -> Result<()> {
         let pinned = self.bed.cores.client()?;
+        let rounds = self.rounds;
         for found in self.vnic()? {
-            self.add(VNIC, found);
+            self.add(VNIC, found, rounds);
         }
         drop(pinned);
         self.bed.rest()?;
@@ -230,10 +249,11 @@ impl Experiment for Beside<'_> {
             }
             let name = self.baselines[index].name();
             match self.baselines[index].round(&self.bed.cores, self.effort) {
-                Ok(found) => found.into_iter().for_each(|found| self.add(name, found)),
+                Ok(found) => found.into_iter().for_each(|found| self.add(name, found, rounds)),
                 Err(error) => self.failed[index] = Some(error.to_string()),
             }
         }
+        self.rounds += 1;
         Ok(())
     }
 
@@ -271,8 +291,8 @@ mod tests {
 
     #[test]
     fn long_messages_are_sent_less_often() {
-        assert!(trips(Effort::FULL, 8) == 4000 && trips(Effort::FULL, 1 << 20) < 50);
-        assert_eq!(messages(Effort::FULL, 64 << 20), 2);
+        assert_eq!((trips(Effort::FULL, 8), trips(Effort::FULL, 1 << 20)), (1000, 15));
+        assert_eq!(messages(Effort::FULL, 64 << 20), 1);
         assert_eq!(messages(Effort::FULL, 64), 4000);
     }
 }

@@ -13,13 +13,17 @@ use std::{
 };
 
 use super::{
-    super::{Effort, cores::Cores, spin},
-    Baseline, Found, Metric, ONE_WAY, RATE, STREAM, messages, trips,
+    super::{
+        Effort,
+        cores::Cores,
+        spin::{self, Line},
+    },
+    Baseline, Found, Metric, ONE_WAY, RATE, SAMPLES, STREAM, messages, trips,
 };
 use crate::error::Result;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+const LINE_BYTES: usize = 64;
 /// Bytes of a slot's number.
 const NUMBER: usize = 8;
 /// Slots of a ring, unless messages are large.
@@ -38,16 +42,16 @@ impl Baseline for Ring {
     fn round(&mut self, cores: &Cores, effort: Effort) -> Result<Vec<Found>> {
         let mut found = Vec::new();
         for bytes in ONE_WAY {
-            let time = one_way(cores, bytes as usize, trips(effort, bytes))?;
-            found.push(Found::new(Metric::OneWay, bytes, time));
+            let times = one_way(cores, bytes as usize, trips(effort, bytes))?;
+            found.push(Found::new(Metric::OneWay, bytes, times));
         }
         for bytes in STREAM {
-            let count = messages(effort, bytes);
-            let rate = stream(cores, bytes as usize, count)? * bytes as f64;
-            found.push(Found::new(Metric::Stream, bytes, rate));
+            let rates = stream(cores, bytes as usize, messages(effort, bytes))?;
+            let rates = rates.into_iter().map(|rate| rate * bytes as f64).collect();
+            found.push(Found::new(Metric::Stream, bytes, rates));
         }
-        let rate = stream(cores, RATE as usize, 100 * effort.operations)?;
-        found.push(Found::new(Metric::Rate, RATE, rate));
+        let rates = stream(cores, RATE as usize, 100 * effort.operations)?;
+        found.push(Found::new(Metric::Rate, RATE, rates));
         Ok(found)
     }
 
@@ -83,7 +87,7 @@ unsafe impl Sync for Shared {}
 #[allow(unsafe_code, reason = "as above")]
 impl Shared {
     fn new(bytes: usize) -> Self {
-        let stride = (NUMBER + bytes).next_multiple_of(LINE);
+        let stride = (NUMBER + bytes).next_multiple_of(LINE_BYTES);
         let slots = (LARGE / stride).clamp(2, SLOTS);
         let layout = std::alloc::Layout::from_size_align(stride * slots, 4096);
         let layout = layout.expect("a ring of some megabytes");
@@ -151,15 +155,15 @@ impl Drop for Shared {
     }
 }
 
-/// Nanoseconds of one way of a message of `bytes`.
-fn one_way(cores: &Cores, bytes: usize, count: u64) -> Result<f64> {
+/// Nanoseconds of one way of a message of `bytes`, each the mean of `count` there and back.
+fn one_way(cores: &Cores, bytes: usize, count: u64) -> Result<Vec<f64>> {
     let (there, back) = (Shared::new(bytes), Shared::new(bytes));
-    let warm_up = count.div_ceil(10);
-    let all = warm_up + count;
+    let warm_up = there.slots.max(count.div_ceil(10));
+    let all = warm_up + SAMPLES as u64 * count;
     thread::scope(|scope| {
         let echo = scope.spawn(|| {
             let _pinned = cores.worker()?;
-            let (mut content, mut room) = (vec![0; bytes], 0);
+            let (mut content, mut room) = (vec![1; bytes], 0);
             for index in 0..all {
                 there.receive(index, &mut content)?;
                 back.send(index, &mut room, &content)?;
@@ -167,46 +171,57 @@ fn one_way(cores: &Cores, bytes: usize, count: u64) -> Result<f64> {
             Ok(())
         });
         let _pinned = cores.client()?;
-        let (mut content, mut room) = (vec![1; bytes], 0);
-        let mut since = Instant::now();
-        for index in 0..all {
-            if index == warm_up {
-                since = Instant::now();
+        let (mut content, mut room, mut index) = (vec![1; bytes], 0, 0);
+        let mut trips = |count: u64| {
+            let since = Instant::now();
+            for _ in 0..count {
+                there.send(index, &mut room, &content)?;
+                back.receive(index, &mut content)?;
+                index += 1;
             }
-            there.send(index, &mut room, &content)?;
-            back.receive(index, &mut content)?;
-        }
-        let took = since.elapsed();
+            Ok(since.elapsed().as_nanos() as f64 / (2 * count) as f64)
+        };
+        // Once over every slot, until its memory is there.
+        trips(warm_up)?;
+        let times = (0..SAMPLES).map(|_| trips(count)).collect::<Result<_>>()?;
         echo.join().expect("the echo does not panic")?;
-        Ok(took.as_nanos() as f64 / (2 * count) as f64)
+        Ok(times)
     })
 }
 
-/// Messages of `bytes` per second, until the last of `count` has been taken.
-fn stream(cores: &Cores, bytes: usize, count: u64) -> Result<f64> {
-    let ring = Shared::new(bytes);
-    let warm_up = count.div_ceil(10);
-    let all = warm_up + count;
+/// Messages of `bytes` per second, each until the last of `count` has been taken.
+fn stream(cores: &Cores, bytes: usize, count: u64) -> Result<Vec<f64>> {
+    let (ring, taken) = (Shared::new(bytes), Line::default());
+    let warm_up = ring.slots.max(count.div_ceil(10));
     thread::scope(|scope| {
         let sink = scope.spawn(|| {
             let _pinned = cores.worker()?;
-            let mut content = vec![0; bytes];
-            for index in 0..all {
-                ring.receive(index, &mut content)?;
+            let mut content = vec![1; bytes];
+            let mut index = 0;
+            for count in [warm_up].into_iter().chain([count; SAMPLES]) {
+                for _ in 0..count {
+                    ring.receive(index, &mut content)?;
+                    index += 1;
+                }
+                taken.set(index);
             }
-            Ok(Instant::now())
+            Ok(())
         });
         let _pinned = cores.client()?;
-        let (content, mut room) = (vec![1; bytes], 0);
-        let mut since = Instant::now();
-        for index in 0..all {
-            if index == warm_up {
-                since = Instant::now();
+        let (content, mut room, mut index) = (vec![1; bytes], 0, 0);
+        let mut send = |count: u64| {
+            let since = Instant::now();
+            for _ in 0..count {
+                ring.send(index, &mut room, &content)?;
+                index += 1;
             }
-            ring.send(index, &mut room, &content)?;
-        }
-        let until: Instant = sink.join().expect("the sink does not panic")?;
-        Ok(count as f64 / until.duration_since(since).as_secs_f64())
+            spin::until(|| taken.is(index))?;
+            Ok(count as f64 / since.elapsed().as_secs_f64())
+        };
+        send(warm_up)?;
+        let rates = (0..SAMPLES).map(|_| send(count)).collect::<Result<_>>()?;
+        sink.join().expect("the sink does not panic")?;
+        Ok(rates)
     })
 }
 
@@ -235,7 +250,7 @@ mod tests {
 
     #[test]
     fn large_messages_need_few_slots() {
-        assert_eq!(Shared::new(56).stride, LINE);
+        assert_eq!(Shared::new(56).stride, LINE_BYTES);
         assert_eq!((Shared::new(56).slots, Shared::new(8 << 20).slots), (SLOTS as u64, 2));
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     super::{Effort, cores::Cores},
-    Baseline, Found, Metric, ONE_WAY, STREAM, messages, trips,
+    Baseline, Found, Metric, ONE_WAY, SAMPLES, STREAM, messages, trips,
 };
 use crate::error::{Doing, Error, Result};
 
@@ -99,16 +99,16 @@ fn measure<S: Socket>(
     let mut found = Vec::new();
     let connect = || connect().doing(|| "connect two sockets".into());
     for bytes in ONE_WAY {
-        let time = one_way(cores, connect()?, bytes, trips(effort, bytes), Waiting::Looking)?;
-        found.push(Found::new(Metric::OneWay, bytes, time));
+        let times = one_way(cores, connect()?, bytes, trips(effort, bytes), Waiting::Looking)?;
+        found.push(Found::new(Metric::OneWay, bytes, times));
     }
     let smallest = ONE_WAY[0];
-    let count = trips(effort, smallest).div_ceil(4);
-    let time = one_way(cores, connect()?, smallest, count, Waiting::Blocking)?;
-    found.push(Found { how: "blocking", ..Found::new(Metric::OneWay, smallest, time) });
+    let count = trips(effort, smallest).div_ceil(10);
+    let times = one_way(cores, connect()?, smallest, count, Waiting::Blocking)?;
+    found.push(Found { how: "blocking", ..Found::new(Metric::OneWay, smallest, times) });
     for bytes in STREAM {
-        let rate = stream(cores, connect()?, bytes, messages(effort, bytes))?;
-        found.push(Found::new(Metric::Stream, bytes, rate));
+        let rates = stream(cores, connect()?, bytes, messages(effort, bytes))?;
+        found.push(Found::new(Metric::Stream, bytes, rates));
     }
     Ok(found)
 }
@@ -134,25 +134,24 @@ fn all(bytes: &mut [u8], mut step: impl FnMut(&mut [u8]) -> io::Result<usize>) -
     Ok(())
 }
 
-/// Nanoseconds of one way of a message of `bytes`.
+/// Nanoseconds of one way of a message of `bytes`, each the mean of `count` there and back.
 fn one_way<S: Socket>(
     cores: &Cores,
     (mut near, mut far): (S, S),
     bytes: u64,
     count: u64,
     waiting: Waiting,
-) -> Result<f64> {
+) -> Result<Vec<f64>> {
     for socket in [&near, &far] {
         socket.set_limit(LIMIT).doing(|| "set a time limit".into())?;
         let looking = waiting == Waiting::Looking;
         socket.set_nonblocking(looking).doing(|| "make a socket not block".into())?;
     }
-    let warm_up = count.div_ceil(10);
     thread::scope(|scope| {
         let echo = scope.spawn(move || {
             let _pinned = cores.worker()?;
-            let mut buffer = vec![0; bytes as usize];
-            for _ in 0..warm_up + count {
+            let mut buffer = vec![1; bytes as usize];
+            for _ in 0..(SAMPLES as u64 + 1) * count {
                 all(&mut buffer, |part| far.read(part)).doing(|| "read a message".into())?;
                 all(&mut buffer, |part| far.write(part)).doing(|| "answer it".into())?;
             }
@@ -160,27 +159,29 @@ fn one_way<S: Socket>(
         });
         let _pinned = cores.client()?;
         let mut buffer = vec![1; bytes as usize];
-        let mut since = Instant::now();
-        for trip in 0..warm_up + count {
-            if trip == warm_up {
-                since = Instant::now();
+        let mut trips = || {
+            let since = Instant::now();
+            for _ in 0..count {
+                all(&mut buffer, |part| near.write(part)).doing(|| "write a message".into())?;
+                all(&mut buffer, |part| near.read(part)).doing(|| "read its answer".into())?;
             }
-            all(&mut buffer, |part| near.write(part)).doing(|| "write a message".into())?;
-            all(&mut buffer, |part| near.read(part)).doing(|| "read its answer".into())?;
-        }
-        let took = since.elapsed();
+            Ok(since.elapsed().as_nanos() as f64 / (2 * count) as f64)
+        };
+        // The first time the echo starts, and caches fill.
+        trips()?;
+        let times = (0..SAMPLES).map(|_| trips()).collect::<Result<_>>()?;
         echo.join().expect("the echo does not panic")?;
-        Ok(took.as_nanos() as f64 / (2 * count) as f64)
+        Ok(times)
     })
 }
 
-/// Bytes per second of `count` messages of `bytes`, until the receiver has said that it has all.
+/// Bytes per second, each of `count` messages of `bytes`, until the receiver has said that it has all.
 fn stream<S: Socket>(
     cores: &Cores,
     (mut near, mut far): (S, S),
     bytes: u64,
     count: u64,
-) -> Result<f64> {
+) -> Result<Vec<f64>> {
     for socket in [&near, &far] {
         socket.set_limit(LIMIT).doing(|| "set a time limit".into())?;
     }
@@ -188,28 +189,36 @@ fn stream<S: Socket>(
     thread::scope(|scope| {
         let sink = scope.spawn(move || {
             let _pinned = cores.worker()?;
-            let mut buffer = vec![0; READ.min(bytes as usize)];
-            let mut left = total;
-            while left > 0 {
-                let most = left.min(buffer.len() as u64) as usize;
-                let got = far.read(&mut buffer[..most]).doing(|| "read a stream".into())?;
-                if got == 0 {
-                    return Err(Error::unfit("the stream ended early", "Look at its sender"));
+            let mut buffer = vec![1; READ.min(bytes as usize)];
+            for _ in 0..=SAMPLES {
+                let mut left = total;
+                while left > 0 {
+                    let most = left.min(buffer.len() as u64) as usize;
+                    let got = far.read(&mut buffer[..most]).doing(|| "read a stream".into())?;
+                    if got == 0 {
+                        return Err(Error::unfit("the stream ended early", "Look at its sender"));
+                    }
+                    left -= got as u64;
                 }
-                left -= got as u64;
+                far.write_all(&[1]).doing(|| "say that a stream has ended".into())?;
             }
-            far.write_all(&[1]).doing(|| "say that a stream has ended".into())
+            Ok(())
         });
         let _pinned = cores.client()?;
         let buffer = vec![1; bytes as usize];
-        let since = Instant::now();
-        for _ in 0..count {
-            near.write_all(&buffer).doing(|| "write a stream".into())?;
-        }
-        near.read_exact(&mut [0]).doing(|| "wait for the end of a stream".into())?;
-        let took = since.elapsed();
+        let mut send = || {
+            let since = Instant::now();
+            for _ in 0..count {
+                near.write_all(&buffer).doing(|| "write a stream".into())?;
+            }
+            near.read_exact(&mut [0]).doing(|| "wait for the end of a stream".into())?;
+            Ok(total as f64 / since.elapsed().as_secs_f64())
+        };
+        // The first time the sink starts, and caches fill.
+        send()?;
+        let rates = (0..SAMPLES).map(|_| send()).collect::<Result<_>>()?;
         sink.join().expect("the sink does not panic")?;
-        Ok(total as f64 / took.as_secs_f64())
+        Ok(rates)
     })
 }
 
@@ -224,7 +233,8 @@ mod tests {
         for mut kind in [Box::new(Tcp) as Box<dyn Baseline>, Box::new(Unix)] {
             let found = kind.round(&cores, effort).unwrap();
             assert_eq!(found.len(), ONE_WAY.len() + 1 + STREAM.len());
-            assert!(found.iter().all(|found| found.value > 0.0), "{found:?}");
+            assert!(found.iter().flat_map(|found| &found.values).all(|value| *value > 0.0));
+            assert!(found.iter().all(|found| found.values.len() == SAMPLES), "{found:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{
     super::{Effort, cores::Cores},
-    Baseline, Found, Metric, ONE_WAY, RATE, STREAM, messages, tool, trips,
+    Baseline, Found, Metric, ONE_WAY, RATE, SAMPLES, STREAM, messages, tool, trips,
 };
 use crate::error::{Doing, Error, Result};
 
@@ -36,15 +36,15 @@ fn tests(effort: Effort) -> Vec<Test> {
         name: "ucp_put_lat",
         metric: Metric::OneWay,
         bytes,
-        count: trips(effort, bytes),
+        count: SAMPLES as u64 * trips(effort, bytes),
     });
     let stream = STREAM.map(|bytes| Test {
         name: "ucp_put_bw",
         metric: Metric::Stream,
         bytes,
-        count: messages(effort, bytes),
+        count: SAMPLES as u64 * messages(effort, bytes),
     });
-    let count = 100 * effort.operations;
+    let count = SAMPLES as u64 * 100 * effort.operations;
     let rate = Test { name: "ucp_put_bw", metric: Metric::Rate, bytes: RATE, count };
     one_way.into_iter().chain(stream).chain([rate]).collect()
 }
@@ -121,7 +121,7 @@ fn parse(text: &str, tests: &[Test]) -> Result<Vec<Found>> {
             Metric::Stream => f64::from(1 << 20) * number(bandwidth)?,
             Metric::Rate => number(rate)?,
         };
-        Ok(Found::new(test.metric, test.bytes, value))
+        Ok(Found::new(test.metric, test.bytes, vec![value]))
     });
     found.collect()
 }
@@ -151,7 +151,7 @@ ucp_put_bw-64,4000,0.01,0.02,0.02,3000,3000,50000000,50000000
             test("ucp_put_bw", Metric::Rate, 64),
         ];
         let found = parse(OUTPUT, &tests).unwrap();
-        let values = found.iter().map(|found| found.value.round()).collect::<Vec<_>>();
+        let values = found.iter().map(|found| found.values[0].round()).collect::<Vec<_>>();
         assert_eq!(values, [476.0, (16780.71 * f64::from(1 << 20)).round(), 50e6]);
         let error = parse(OUTPUT, &[test("ucp_put_lat", Metric::OneWay, 9)]).unwrap_err();
         assert!(error.to_string().contains("no line of ucp_put_lat-9"), "{error}");
@@ -161,7 +161,7 @@ ucp_put_bw-64,4000,0.01,0.02,0.02,3000,3000,50000000,50000000
     #[test]
     fn a_batch_names_every_test() {
         let batch = batch_of(&tests(Effort::FULL));
-        assert!(batch.starts_with("ucp_put_lat-8 -t ucp_put_lat -s 8 -n 4000 -w 400\n"), "{batch}");
+        assert!(batch.starts_with("ucp_put_lat-8 -t ucp_put_lat -s 8 -n 5000 -w 500\n"), "{batch}");
         assert_eq!(batch.lines().count(), ONE_WAY.len() + STREAM.len() + 1);
     }
 }
