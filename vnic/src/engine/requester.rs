@@ -7,6 +7,7 @@ mod usual;
 pub use turn::run;
 use usual::Done;
 
+use crate::engine::copy::Reach;
 use crate::engine::core::Core;
 use crate::engine::request::{Op, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
@@ -457,7 +458,7 @@ impl Requester {
             later: &mut core.later,
             ahead: &mut core.ahead,
             scratch: &mut core.scratch,
-            past_caches: request.total >= core.past_caches,
+            reach: Reach::of(request.total, core.past_caches),
             budget,
             moved: 0,
         };

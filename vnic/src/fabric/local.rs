@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Both ends are guests of this device: one translated copy, no packet.
 
-use crate::engine::copy::End;
+use crate::engine::copy::{End, Reach};
 use crate::engine::core::Later;
 use crate::engine::request::{Atomic, LocalBytes, Op, Remote, SendRequest};
 use crate::engine::responder::{Nak, Responder, Target, fail};
@@ -151,8 +151,8 @@ pub struct Transfer<'a, 'w> {
     pub ahead: &'a mut Ahead,
     /// Room for translations.
     pub scratch: &'a mut Scratch,
-    /// Whether what is written is not worth a place in the caches.
-    pub past_caches: bool,
+    /// How far the message reaches.
+    pub reach: Reach,
     /// Bytes that may be moved before others have their turn.
     pub budget: u64,
     /// Bytes moved so far; the caller starts with 0.
@@ -504,7 +504,7 @@ impl<'a> Transfer<'a, '_> {
         if n == 0 {
             return Err(from.err().unwrap_or(Stop::Key(from_side)));
         }
-        let end = End { of_message: n == left, past_caches: self.past_caches };
+        let end = End { of_message: n == left, reach: self.reach };
         #[allow(unsafe_code)] // reason: guest memory is only reachable by address
         // SAFETY: both lists were filled above, in this burst, with `n` bytes at least.
         unsafe {
