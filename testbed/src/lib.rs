@@ -9,6 +9,7 @@
 //! - [`suite`] runs all of them as [`measure`] says, and [`report`] tells what came of it.
 //! - [`chaos`] disturbs the memory of two guests under traffic, and looks for wrong bytes.
 //! - [`bench`] measures what single operations of the device cost.
+//! - [`host`] knows the machine underneath, and whether figures from it can be trusted.
 //! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
@@ -20,6 +21,7 @@ pub mod counters;
 pub mod daemon;
 pub mod error;
 pub mod guest;
+pub mod host;
 pub mod measure;
 pub mod process;
 pub mod process_guest;

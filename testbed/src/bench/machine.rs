@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::sample::Samples;
 use crate::{
     error::{Doing, Error, Result},
+    host::{Conditions, Watch},
     report::environment,
 };
 
@@ -22,6 +23,9 @@ const LOAD: f64 = 0.5;
 
 /// Slowest quarter over quickest piece of equal work, from which on others take the processor away.
 const JITTER: f64 = 1.2;
+
+/// How long the processor is looked at: some ticks of the kernel's, in which stolen time is told.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Where a run took place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,13 +44,20 @@ pub struct Machine {
     pub load: f64,
     /// How much longer than the quickest the slowest quarter of equal pieces of work took.
     pub jitter: f64,
+    /// What else moves figures from outside.
+    #[serde(default)]
+    pub conditions: Conditions,
 }
 
 impl Machine {
-    /// Asks the machine; takes about 50 ms. What it does not tell is "unknown" or 0.
+    /// Asks the machine; takes about 0.2 s, in which it keeps a processor busy. What the machine does not
+    /// tell is "unknown" or 0.
     pub fn look() -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().and_then(|word| word.parse().ok());
+        let watch = Watch::begin();
+        let jitter = jitter();
+        let seen = watch.end();
         Self {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             cpu: environment::cpu(),
@@ -54,7 +65,8 @@ impl Machine {
             memory_mib: environment::memory_mib(),
             kernel: environment::kernel(),
             load: load.unwrap_or(0.0),
-            jitter: jitter(),
+            jitter,
+            conditions: Conditions::look(&seen),
         }
     }
 
@@ -67,7 +79,8 @@ impl Machine {
                     .into(),
             );
         }
-        if self.load >= LOAD {
+        // What this command was built by is part of the load, and over.
+        if self.load >= LOAD && self.conditions.others.is_none_or(|others| others >= LOAD) {
             warnings.push(format!(
                 "the machine is busy with other things (load {:.1} on {} processors): trust ratios, \
                  not times",
@@ -80,6 +93,7 @@ impl Machine {
                 self.jitter
             ));
         }
+        warnings.extend(self.conditions.warnings());
         warnings
     }
 
@@ -146,9 +160,11 @@ fn processor_times(pid: u32) -> Vec<u64> {
     times.collect()
 }
 
+/// Does equal pieces of work for [`LOOK`].
 fn jitter() -> f64 {
     let mut samples = Samples::times();
-    for _ in 0..400 {
+    let began = Instant::now();
+    while began.elapsed() < LOOK {
         let since = Instant::now();
         let mut state = 1u64;
         for _ in 0..20_000 {
@@ -176,9 +192,14 @@ mod tests {
 
     #[test]
     fn a_busy_machine_is_warned_of() {
-        let quiet = Machine { cores: 2, load: 0.1, jitter: 1.0, ..Machine::look() };
+        let conditions = Conditions::default();
+        let quiet = Machine { cores: 2, load: 0.1, jitter: 1.0, conditions, ..Machine::look() };
         assert_eq!(quiet.warnings(), [""; 0]);
-        let busy = Machine { cores: 1, load: 3.0, jitter: 2.0, ..quiet };
-        assert_eq!(busy.warnings().len(), 3, "{:?}", busy.warnings());
+        let seen = Conditions { stolen: Some(0.5), others: Some(2.0), ..Conditions::default() };
+        let busy = Machine { cores: 1, load: 3.0, jitter: 2.0, conditions: seen, ..quiet.clone() };
+        assert_eq!(busy.warnings().len(), 4, "{:?}", busy.warnings());
+        let over = Conditions { others: Some(0.1), ..Conditions::default() };
+        let built = Machine { load: 3.0, conditions: over, ..quiet };
+        assert_eq!(built.warnings(), [""; 0], "what made the load has ended");
     }
 }

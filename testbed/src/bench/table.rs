@@ -171,7 +171,10 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Findings, Machine, Samples};
+    use crate::{
+        bench::{Findings, Machine, Samples},
+        host::Conditions,
+    };
 
     fn report() -> Report {
         let figure = |unit, values: &[f64]| {
@@ -211,6 +214,7 @@ mod tests {
             kernel: "6.1".into(),
             load: 0.25,
             jitter: 1.05,
+            conditions: Conditions::default(),
         };
         Report::new("memory", true, machine, findings)
     }
