@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests that see each other.
 
+mod pinning;
+
 use std::time::Duration;
 
+pub use self::pinning::{Pin, Pinning};
 use crate::{
     daemon::{Daemon, DaemonConfig},
     error::Result,
     guest::Guest,
+    host::pages::Pages,
     provision::{image::Image, qemu::Qemu},
     vm::{Accelerator, Hardware, Link, RunDir, Vm, VmConfig},
 };
@@ -32,6 +36,8 @@ pub struct PairConfig {
     pub memory: u32,
     /// Processors of each guest.
     pub processors: u32,
+    /// Whether that memory is of huge pages, which the host must have set aside.
+    pub huge_pages: bool,
     /// Nodes, sockets, persistent memory and disks of each guest.
     pub hardware: Hardware,
     /// The daemon that gives each guest a vNIC, if there is to be one.
@@ -49,6 +55,7 @@ impl PairConfig {
             accelerator,
             memory: 1024,
             processors: 2,
+            huge_pages: false,
             hardware: Hardware::default(),
             daemon: None,
             modules: Vec::new(),
@@ -74,8 +81,12 @@ impl Pair {
     /// Boots both guests at once, gives them their addresses and loads their modules.
     ///
     /// # Errors
-    /// When a guest or the daemon does not start; the error shows what they logged.
+    /// When a guest or the daemon does not start; the error shows what they logged. When there are too few
+    /// huge pages, if they are asked for.
     pub fn boot(qemu: &Qemu, image: &Image, config: &PairConfig) -> Result<Self> {
+        if config.huge_pages {
+            Pages::look()?.ensure(&[config.hardware.memory(config.memory); NAMES.len()])?;
+        }
         let run = RunDir::new()?;
         let guests = [(NAMES[0], MACS[0]), (NAMES[1], MACS[1])];
         let daemon = config.daemon.as_ref().map(|daemon| Daemon::start(daemon, &run, &guests));
@@ -84,6 +95,7 @@ impl Pair {
             let mut vm = VmConfig::new(NAMES[index], config.accelerator);
             vm.memory = config.memory;
             vm.processors = config.processors;
+            vm.huge_pages = config.huge_pages;
             vm.hardware = config.hardware.clone();
             vm.kernel_arguments = config.kernel_arguments.clone();
             let socket = run.socket("network")?;

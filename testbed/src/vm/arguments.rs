@@ -98,24 +98,29 @@ impl List {
                 self.option("-m", format!("{start}M,slots={slots},maxmem={most}M"))
             }
         };
+        let huge = config.huge_pages;
         if hardware.nodes.is_empty() {
-            self.backend("ram", start);
+            self.backend("ram", start, huge);
         } else {
-            self.nodes(hardware);
+            self.nodes(hardware, huge);
         }
         for (number, size) in hardware.nvdimms.iter().enumerate() {
-            self.backend(&format!("nvdimm{number}"), *size);
+            self.backend(&format!("nvdimm{number}"), *size, false);
             self.option("-device", format!("nvdimm,id=pmem{number},memdev=nvdimm{number}"));
         }
     }
 
     /// Memory that a vhost-user backend can map, because it is shared.
-    fn backend(&mut self, name: &str, size: u32) {
-        let object = format!("memory-backend-memfd,id={name},size={size}M,share=on");
+    fn backend(&mut self, name: &str, size: u32, huge: bool) {
+        let mut object = format!("memory-backend-memfd,id={name},size={size}M,share=on");
+        if huge {
+            // All at once, so that a lack of pages is told at the start and kills nobody later.
+            object.push_str(",hugetlb=on,hugetlbsize=2M,prealloc=on");
+        }
         self.option("-object", object);
     }
 
-    fn nodes(&mut self, hardware: &Hardware) {
+    fn nodes(&mut self, hardware: &Hardware, huge: bool) {
         let nodes = || hardware.nodes.iter().enumerate();
         let with_processors = || nodes().filter(|(_, node)| node.processors != 0);
         let nearest = with_processors().next().map_or(0, |(number, _)| number);
@@ -123,7 +128,7 @@ impl List {
         for (number, node) in nodes() {
             let mut option = format!("node,nodeid={number}");
             if node.memory != 0 {
-                self.backend(&format!("ram{number}"), node.memory);
+                self.backend(&format!("ram{number}"), node.memory, huge);
                 option.push_str(&format!(",memdev=ram{number}"));
             }
             if node.processors == 0 {
@@ -208,6 +213,27 @@ mod tests {
         config.link = Some(Link { socket, serves: true, mac: [2, 0, 0, 0, 0, 0x1f] });
         config.vnics.push("/run/port-a".into());
         insta::assert_snapshot!(text(&config));
+    }
+
+    #[test]
+    fn memory_of_huge_pages() {
+        let mut config = VmConfig::new("left", Accelerator::Kvm);
+        config.huge_pages = true;
+        let without_nodes = text(&config);
+        config.hardware.nodes = vec![Node::fast(512, 2), Node::slow(256), Node::slow(0)];
+        let with_nodes = text(&config);
+        let objects = |text: &str| {
+            let of = |line: &&str| line.contains("memory-backend") || line.contains("hugetlb");
+            text.lines().filter(of).collect::<Vec<_>>().join("\n")
+        };
+        let both = format!("{}\n\n{}", objects(&without_nodes), objects(&with_nodes));
+        insta::assert_snapshot!(both, @r"
+        q35,vmport=off,smbus=off,sata=off,usb=off,memory-backend=ram
+        memory-backend-memfd,id=ram,size=1024M,share=on,hugetlb=on,hugetlbsize=2M,prealloc=on
+
+        memory-backend-memfd,id=ram0,size=512M,share=on,hugetlb=on,hugetlbsize=2M,prealloc=on
+        memory-backend-memfd,id=ram1,size=256M,share=on,hugetlb=on,hugetlbsize=2M,prealloc=on
+        ");
     }
 
     #[test]

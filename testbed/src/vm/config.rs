@@ -16,6 +16,9 @@ pub struct VmConfig {
     pub processors: u32,
     /// Memory in MiB, unless the hardware has nodes.
     pub memory: u32,
+    /// Whether its memory is of pages of 2 MiB that the host has set aside. Modules that are plugged in later
+    /// have ordinary ones.
+    pub huge_pages: bool,
     /// NUMA nodes, sockets for memory, persistent memory and disks.
     pub hardware: Hardware,
     /// Added to the kernel's command line.
@@ -38,6 +41,7 @@ impl VmConfig {
             accelerator,
             processors: 2,
             memory: 1024,
+            huge_pages: false,
             hardware: Hardware::default(),
             kernel_arguments: String::new(),
             link: None,

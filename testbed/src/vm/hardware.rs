@@ -90,7 +90,7 @@ pub fn prepare_pmem(guest: &Guest) -> Result<()> {
 
 impl Hardware {
     /// MiB of memory at the start, where a machine without nodes would have `memory`.
-    pub(super) fn memory(&self, memory: u32) -> u32 {
+    pub(crate) fn memory(&self, memory: u32) -> u32 {
         if self.nodes.is_empty() { memory } else { self.nodes.iter().map(|n| n.memory).sum() }
     }
 

@@ -8,6 +8,7 @@ pub mod config;
 mod dimm;
 mod disk;
 pub mod hardware;
+mod processors;
 pub mod qmp;
 mod run_dir;
 

@@ -8,6 +8,7 @@ mod counters;
 mod dead;
 mod ends;
 mod going;
+mod host;
 mod loading;
 mod machines;
 mod memory;
