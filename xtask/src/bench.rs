@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use vnic_testbed::bench::{Machine, Report, table};
+use vnic_testbed::host::Watch;
 use vnic_testbed::provision::workspace::Workspace;
 
-use crate::tools;
+use crate::{fitness, tools};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -46,12 +47,16 @@ struct Output {
     /// Fail if a goal is missed
     #[arg(long)]
     check: bool,
+    /// Fail if the machine is not fit to measure on, before or after the run
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Builds what is needed, measures and reports.
 ///
 /// # Errors
-/// When any of it fails; with `--check`, also when a goal is missed.
+/// When any of it fails; with `--check`, also when a goal is missed, and with `--strict` when the machine
+/// is not fit.
 pub fn run(args: &Args) -> Result<()> {
     if cfg!(debug_assertions) {
         return again_optimised();
@@ -59,20 +64,26 @@ pub fn run(args: &Args) -> Result<()> {
     let since = Instant::now();
     let daemon = build_daemon()?;
     let machine = Machine::look();
-    for warning in machine.warnings() {
-        eprintln!("warning: {warning}");
-    }
-    let (name, quick, output, mut findings) = match &args.bench {
-        Some(Bench::Memory(memory)) => {
-            ("memory", memory.quick, &memory.output, memory.run(&daemon)?)
-        }
-        Some(Bench::Path(path)) => ("path", path.quick, &path.output, path.run(&daemon)?),
-        None => ("path", args.path.quick, &args.path.output, args.path.run(&daemon)?),
+    let (name, quick, output) = match &args.bench {
+        Some(Bench::Memory(memory)) => ("memory", memory.quick, &memory.output),
+        Some(Bench::Path(path)) => ("path", path.quick, &path.output),
+        None => ("path", args.path.quick, &args.path.output),
     };
+    fitness::before(&machine.warnings(), output.strict)?;
+    let watch = Watch::begin();
+    let mut findings = match &args.bench {
+        Some(Bench::Memory(memory)) => memory.run(&daemon)?,
+        Some(Bench::Path(path)) => path.run(&daemon)?,
+        None => args.path.run(&daemon)?,
+    };
+    let over = watch.end();
     findings.notes.extend(machine.warnings());
+    findings.notes.extend(over.warnings());
+    findings.notes.push(over.note());
     let mut report = Report::new(name, quick, machine, findings);
     report.seconds = since.elapsed().as_secs_f64();
-    finish(&report, output)
+    finish(&report, output)?;
+    fitness::after(&over.warnings(), output.strict)
 }
 
 /// Part of what is measured runs in this program: it has to be built as a daemon is.

@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod ci;
 mod driver;
+mod fitness;
 mod test;
 mod testbed;
 mod tidy;

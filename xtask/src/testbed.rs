@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask testbed`: the comparison of vNIC, rxe and TCP between two guests.
 
-use crate::tools;
-use anyhow::{Context, Result};
+use crate::{fitness, tools};
+use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use vnic_testbed::measure::{Program, Sizes, sizes};
+use vnic_testbed::bench::{Machine, table::verdict};
+use vnic_testbed::measure::{GOALS, Program, Sizes, sizes};
 use vnic_testbed::provision::Provision;
 use vnic_testbed::provision::kernel::Series;
 use vnic_testbed::provision::workspace::Workspace;
-use vnic_testbed::report::Report;
 use vnic_testbed::report::table::{self, LEGEND, Style};
+use vnic_testbed::report::{Report, cpu};
 use vnic_testbed::suite::{self, Options};
+use vnic_testbed::topology::Pin;
 
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask testbed
   cargo xtask testbed --quick --only write_lat,write_bw
   cargo xtask testbed --kernel 7.3 --sizes 8,4K,1M --iterations 1000
+  cargo xtask testbed --check --strict           # goals and a fit machine, or an error
+  cargo xtask testbed --pin always --huge-pages  # as on a machine with many cores
   cargo xtask testbed --json | jq '.measurements[] | select(.transport == \"vnic\")'
 
 Both guests have a vNIC of the same daemon and a virtio network card. Every program runs over the
@@ -26,10 +30,33 @@ vNIC, then over rxe on the network card; TCP runs on the network card. The first
 machine, which takes minutes; later runs reuse what it built. The report stays in
 target/testbed/report.json and report.md. When a program fails, the command fails, shows the
 program's output and the logs of guests and daemon, and leaves the whole logs in
-target/testbed/logs.";
+target/testbed/logs.
 
-/// Time of one measurement, and of one in a full run, where more iterations steady the tail.
-const GOALS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+Goals: the vNIC against rxe, in the same guests and the same run: ib_write_lat of 8 B (median, 10 times
+lower), ib_write_bw of 64 KiB (30 times higher), ib_send_bw of 4 KiB and the message rate of 64 B (10
+times). What they compare is measured in several rounds, and each ratio is that of the median round.
+
+Processor time: of each measurement, in both guests (their own account) and on the host (threads of
+QEMU and of the daemon), for each operation.
+
+Fitness: the command warns of a machine with one core, changing frequencies, stolen time, several
+NUMA nodes, memory that is short, other programs that run, and of a virtual machine. Processors' and
+workers' threads get cores of their own where there are enough (--pin). Huge pages have to be set
+aside before: `sysctl vm.nr_hugepages=1024`.";
+
+/// Times of one measurement, and of one that a goal is about.
+struct Times {
+    each: Duration,
+    steady: Duration,
+}
+
+const QUICK: Times = Times { each: Duration::from_millis(200), steady: Duration::from_millis(500) };
+const USUAL: Times = Times { each: Duration::from_millis(250), steady: Duration::from_secs(1) };
+/// More iterations steady the tail.
+const FULL: Times = Times { each: Duration::from_secs(1), steady: Duration::from_secs(2) };
+
+/// Rounds of what goals are about, unless in a quick run.
+const ROUNDS: u8 = 3;
 
 /// What to run.
 #[derive(clap::Args)]
@@ -47,18 +74,35 @@ pub struct Args {
     /// Measure every power of two, and longer each
     #[arg(long, conflicts_with_all = ["sizes", "quick"])]
     full: bool,
-    /// Measure three sizes only
+    /// Measure few sizes only, and shorter each
     #[arg(long, conflicts_with = "sizes")]
     quick: bool,
     /// Iterations of each measurement, at least 5; by default as many as fit into its time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(5..=10_000_000))]
     iterations: Option<u64>,
+    /// Measure everything so many times [default: what goals are about 3 times, with --quick once; the
+    /// rest once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: Option<u8>,
     /// Leave rxe out
     #[arg(long)]
     no_rxe: bool,
     /// Leave TCP out
     #[arg(long)]
     no_tcp: bool,
+    /// Give guests' processors and the daemon's workers processors of their own: `auto` where there are
+    /// cores for all of them, `always`, `never`
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pin: Pin,
+    /// Make the guests' memory of huge pages, which have to be set aside
+    #[arg(long)]
+    huge_pages: bool,
+    /// Fail if a goal is missed
+    #[arg(long, conflicts_with = "no_rxe")]
+    check: bool,
+    /// Fail if the machine is not fit to measure on, before or after the run
+    #[arg(long)]
+    strict: bool,
     /// Print the report as JSON in place of the table
     #[arg(long)]
     json: bool,
@@ -78,15 +122,25 @@ impl Args {
             (true, false, true) => Sizes::few(),
             (true, false, false) => Sizes::steps(),
         };
+        let times = match (self.full, self.quick) {
+            (true, _) => FULL,
+            (_, true) => QUICK,
+            _ => USUAL,
+        };
+        let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { ROUNDS });
         Options {
             series: self.kernel,
             programs,
             sizes,
             iterations: self.iterations,
-            sweep: self.sizes.is_empty() && !self.full && !self.quick,
-            goal: GOALS[usize::from(self.full)],
+            goal: times.each,
+            steady: times.steady,
+            rounds: rounds.into(),
+            repeat_all: self.rounds.is_some(),
             rxe: !self.no_rxe,
             tcp: !self.no_tcp,
+            pin: self.pin,
+            huge_pages: self.huge_pages,
             daemon,
         }
     }
@@ -95,14 +149,24 @@ impl Args {
 /// Provisions, builds, boots, measures and reports.
 ///
 /// # Errors
-/// When any of it fails, a program in a guest included.
+/// When any of it fails, a program in a guest included; with `--check` also when a goal is missed, and with
+/// `--strict` when the machine is not fit.
 pub fn run(args: Args) -> Result<()> {
     let since = Instant::now();
     let workspace = Workspace::at(&tools::root());
     let folder = workspace.target().join("testbed");
     let daemon = tools::build_daemon(&workspace)?;
+    let options = args.options(daemon);
+    let decided = GOALS.iter().filter(|goal| options.decides(goal)).count();
+    ensure!(
+        !args.check || decided > 0,
+        "--check has nothing to check: none of the goals is about these programs and sizes"
+    );
     let provision = Provision::prepare(workspace)?;
-    let outcome = suite::run(&provision, &args.options(daemon), since)?;
+    let machine = Machine::look();
+    let warnings = options.warnings(&machine);
+    fitness::before(&warnings, args.strict)?;
+    let outcome = suite::run(&provision, &options, &machine, since)?;
 
     let report = &outcome.report;
     report.write(&folder)?;
@@ -114,9 +178,14 @@ pub fn run(args: Args) -> Result<()> {
     }
     let text = if args.json { report.json()? } else { shown(report, &folder) };
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
-    let Some(failure) = &outcome.failure else { return Ok(()) };
-    failure.write_logs(&logs)?;
-    anyhow::bail!("{failure}\nThe whole logs are in {}.", logs.display())
+    if let Some(failure) = &outcome.failure {
+        failure.write_logs(&logs)?;
+        anyhow::bail!("{failure}\nThe whole logs are in {}.", logs.display());
+    }
+    let missed = report.missed().count();
+    ensure!(!args.check || missed == 0, "{missed} of {decided} goals are missed");
+    // Those from before the run come first, and have been answered for.
+    fitness::after(report.warnings.get(warnings.len()..).unwrap_or_default(), args.strict)
 }
 
 fn shown(report: &Report, folder: &Path) -> String {
@@ -135,6 +204,19 @@ fn shown(report: &Report, folder: &Path) -> String {
     let table = table::render(report, Style::Terminal);
     if !table.is_empty() {
         text += &format!("\n{table}\n\n{LEGEND}\n");
+    }
+    if !report.verdicts.is_empty() {
+        text += "\nGoals\n";
+    }
+    for goal in &report.verdicts {
+        text += &format!("  {}\n", verdict(goal));
+    }
+    let times = cpu::render(report, Style::Terminal);
+    if !times.is_empty() {
+        text += &format!("\n{}\n{times}\n\n{}\n", cpu::HEADING, cpu::LEGEND);
+    }
+    for warning in &report.warnings {
+        text += &format!("Warning: {warning}\n");
     }
     for note in &report.notes {
         text += &format!("Note: {note}\n");
@@ -167,7 +249,10 @@ mod tests {
         let options = options(&[]).unwrap();
         assert_eq!(options.programs, Program::ALL);
         assert_eq!(options.sizes, Sizes::steps());
-        assert!(options.sweep && options.rxe && options.tcp && options.iterations.is_none());
+        assert!(options.rxe && options.tcp && options.iterations.is_none());
+        assert_eq!((options.rounds, options.repeat_all), (3, false));
+        assert_eq!((options.pin, options.huge_pages), (Pin::Auto, false));
+        assert!(GOALS.iter().all(|goal| options.decides(goal)));
     }
 
     #[test]
@@ -184,14 +269,26 @@ mod tests {
         let options = options.unwrap();
         assert_eq!(options.programs, [Program::WriteLat, Program::WriteBw]);
         assert_eq!(options.sizes.latency, [2, 1 << 20]);
-        assert!(!options.sweep && !options.rxe && options.series == Series::Backports);
+        assert!(!options.rxe && options.series == Series::Backports);
+        assert!(!GOALS.iter().any(|goal| options.decides(goal)));
+        let quick = self::options(&["--quick", "--pin", "always", "--huge-pages"]).unwrap();
+        assert_eq!((quick.rounds, quick.pin, quick.huge_pages), (1, Pin::Always, true));
+        assert!(quick.steady < Duration::from_secs(1));
+        let often = self::options(&["--quick", "--rounds", "5"]).unwrap();
+        assert_eq!((often.rounds, often.repeat_all), (5, true));
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for words in
-            [["--only", "x"], ["--sizes", "0"], ["--kernel", "5.10"], ["--iterations", "4"]]
-        {
+        for words in [
+            ["--only", "x"],
+            ["--sizes", "0"],
+            ["--kernel", "5.10"],
+            ["--iterations", "4"],
+            ["--rounds", "0"],
+            ["--pin", "sometimes"],
+            ["--check", "--no-rxe"],
+        ] {
             assert!(options(&words).is_err(), "{words:?}");
         }
         assert!(options(&["--full", "--quick"]).is_err());

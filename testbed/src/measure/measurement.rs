@@ -3,14 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::program::{Program, Transport};
+use super::{
+    cpu::CpuTime,
+    program::{Program, Transport},
+};
 use crate::workload::{
     perftest::{Bandwidth, Latency},
     qperf::Stream,
     tcp::PingPong,
 };
 
-/// What one run of a program measured.
+/// What a program measured, in one run or the median one of several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// The program whose row this is. For TCP, which other programs measure, `None`.
@@ -24,6 +27,12 @@ pub struct Measurement {
     /// The numbers.
     #[serde(flatten)]
     pub values: Values,
+    /// The number that is compared, of each round in which it was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rounds: Vec<f64>,
+    /// Processor time of an operation, if it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cpu: Option<CpuTime>,
 }
 
 /// The numbers of a [`Measurement`]; times are in microseconds, rates in MiB/s.
@@ -62,6 +71,14 @@ impl Values {
         }
     }
 
+    /// Millions of messages in a second, where they are counted.
+    pub fn message_rate(&self) -> Option<f64> {
+        match *self {
+            Self::Bandwidth { message_rate, .. } => message_rate,
+            Self::Latency { .. } | Self::RoundTrip { .. } => None,
+        }
+    }
+
     /// The 99th percentile, where there is one.
     pub fn p99(&self) -> Option<f64> {
         match *self {
@@ -80,6 +97,35 @@ impl Values {
 }
 
 impl Measurement {
+    /// Of one run, without its processor time.
+    pub fn new(
+        program: Option<Program>,
+        transport: Transport,
+        bytes: u64,
+        iterations: u64,
+        values: Values,
+    ) -> Self {
+        let rounds = vec![values.primary()];
+        Self { program, transport, bytes, iterations, values, rounds, cpu: None }
+    }
+
+    /// Of several rounds that measured the same: the numbers of the median one (of an even number, the
+    /// lower one in the middle), and the median processor time. `None` without any.
+    pub fn of_rounds(mut taken: Vec<Self>) -> Option<Self> {
+        let rounds = taken.iter().map(|one| one.values.primary()).collect::<Vec<_>>();
+        let cpu = taken.iter().filter_map(|one| one.cpu).collect::<Vec<_>>();
+        taken.sort_by(|one, other| one.values.primary().total_cmp(&other.values.primary()));
+        let middle = taken.len().checked_sub(1)? / 2;
+        Some(Self { rounds, cpu: CpuTime::median(&cpu), ..taken.swap_remove(middle) })
+    }
+
+    /// Whether two measured the same.
+    pub fn same_as(&self, other: &Self) -> bool {
+        let kind = |of: &Self| std::mem::discriminant(&of.values);
+        (self.program, self.transport, self.bytes) == (other.program, other.transport, other.bytes)
+            && kind(self) == kind(other)
+    }
+
     /// From a row of a latency program.
     pub fn latency(program: Program, transport: Transport, row: &Latency) -> Self {
         let values = Values::Latency {
@@ -90,8 +136,7 @@ impl Measurement {
             p999: Some(row.p999),
             max: row.max,
         };
-        let (bytes, iterations) = (row.bytes, row.iterations);
-        Self { program: Some(program), transport, bytes, iterations, values }
+        Self::new(Some(program), transport, row.bytes, row.iterations, values)
     }
 
     /// From a row of a bandwidth program.
@@ -101,8 +146,7 @@ impl Measurement {
         let derived = row.message_rate * 1e6 * row.bytes as f64 / f64::from(1 << 20);
         let average = if row.average < 1.0 && derived > 0.0 { derived } else { row.average };
         let values = Values::Bandwidth { average, message_rate: Some(row.message_rate) };
-        let (bytes, iterations) = (row.bytes, row.iterations);
-        Self { program: Some(program), transport, bytes, iterations, values }
+        Self::new(Some(program), transport, row.bytes, row.iterations, values)
     }
 
     /// From a TCP ping-pong.
@@ -115,15 +159,13 @@ impl Measurement {
             p999: None,
             max: result.max,
         };
-        let (bytes, iterations) = (result.bytes, result.iterations);
-        Self { program: None, transport: Transport::Tcp, bytes, iterations, values }
+        Self::new(None, Transport::Tcp, result.bytes, result.iterations, values)
     }
 
     /// From a TCP stream.
     pub fn tcp_bandwidth(result: &Stream) -> Self {
         let values = Values::Bandwidth { average: result.average, message_rate: None };
-        let (bytes, iterations) = (result.bytes, result.iterations);
-        Self { program: None, transport: Transport::Tcp, bytes, iterations, values }
+        Self::new(None, Transport::Tcp, result.bytes, result.iterations, values)
     }
 }
 
@@ -141,6 +183,27 @@ mod tests {
         assert_eq!(average(0.0, 0.001_048_576, 2), 0.002);
         assert_eq!(average(123.45, 0.1, 1024), 123.45);
         assert_eq!(average(0.5, 0.0, 2), 0.5, "nothing to derive from");
+    }
+
+    #[test]
+    fn of_several_rounds_the_median_one_stays() {
+        let round = |average, user| {
+            let values = Values::RoundTrip { average };
+            let mut one = Measurement::new(None, Transport::Tcp, 8, average as u64, values);
+            one.cpu = Some(CpuTime { daemon: user, ..CpuTime::default() });
+            one
+        };
+        let three = vec![round(5.0, 1.0), round(9.0, 3.0), round(7.0, 2.0)];
+        let median = Measurement::of_rounds(three.clone()).unwrap();
+        assert_eq!((median.iterations, median.values.primary()), (7, 7.0));
+        assert_eq!(median.rounds, [5.0, 9.0, 7.0]);
+        assert_eq!(median.cpu.unwrap().daemon, 2.0);
+        assert_eq!(Measurement::of_rounds(three[..2].to_vec()).unwrap().iterations, 5);
+        assert_eq!(Measurement::of_rounds(Vec::new()), None);
+        assert!(three[0].same_as(&three[1]));
+        let stream = Values::Bandwidth { average: 1.0, message_rate: None };
+        let stream = Measurement::new(None, Transport::Tcp, 8, 5, stream);
+        assert!(!three[0].same_as(&stream));
     }
 
     #[test]

@@ -26,14 +26,14 @@ impl Sizes {
     /// From 2 B to 1 MiB, or 8 MiB for bandwidth, in steps that leave a run short.
     pub fn steps() -> Self {
         Self {
-            latency: vec![2, 4 << 10, 64 << 10, 1 << 20],
+            latency: vec![2, 8, 4 << 10, 64 << 10, 1 << 20],
             bandwidth: vec![2, 64, 4 << 10, 64 << 10, 1 << 20, 8 << 20],
         }
     }
 
-    /// The ends and the middle, for a quick look.
+    /// Those that goals are about and the largest, for a quick look.
     pub fn few() -> Self {
-        Self { latency: vec![2, 4 << 10, 1 << 20], bandwidth: vec![2, 64 << 10, 8 << 20] }
+        Self { latency: vec![8, 4 << 10, 1 << 20], bandwidth: vec![64, 4 << 10, 64 << 10, 8 << 20] }
     }
 
     /// Every power of two in the same range.
@@ -91,16 +91,20 @@ pub fn text(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::GOALS;
 
     #[test]
-    fn every_choice_spans_the_range() {
-        for sizes in [Sizes::steps(), Sizes::few(), Sizes::full()] {
+    fn every_choice_goes_far_and_decides_all_goals() {
+        for (sizes, least) in [(Sizes::steps(), 2), (Sizes::few(), 64), (Sizes::full(), 2)] {
             for (list, limit) in
                 [(&sizes.latency, LATENCY_LIMIT), (&sizes.bandwidth, BANDWIDTH_LIMIT)]
             {
-                assert_eq!((list[0], *list.last().unwrap()), (2, limit));
+                assert!(list[0] <= least && *list.last().unwrap() == limit);
                 assert!(list.is_sorted_by(|a, b| a < b));
                 assert!(list.iter().all(|bytes| bytes.is_power_of_two()));
+            }
+            for goal in GOALS {
+                assert!(sizes.of(goal.program.kind()).contains(&goal.bytes), "{goal:?}");
             }
         }
         assert_eq!(Sizes::full().latency.len(), 20);

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Doing, Result},
+    host::Conditions,
     provision::{Provision, image::Image},
-    topology::PairConfig,
+    topology::{PairConfig, Pinning},
     vm::{Accelerator, VmConfig},
 };
 
@@ -18,7 +19,7 @@ const PACKAGES: [&str; 4] = ["perftest", "rdma-core", "sockperf", "qperf"];
 const UNKNOWN: &str = "unknown";
 
 /// Where the numbers come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// When the run began, in UTC.
     pub date: String,
@@ -48,6 +49,15 @@ pub struct Environment {
     pub guest_processors: u32,
     /// Memory of each guest in MiB.
     pub guest_memory_mib: u32,
+    /// Whether that memory is of huge pages of the host.
+    #[serde(default)]
+    pub guest_huge_pages: bool,
+    /// What the host's processors and memory are like.
+    #[serde(default)]
+    pub conditions: Option<Conditions>,
+    /// Which threads were pinned where.
+    #[serde(default)]
+    pub pinning: Option<Pinning>,
     /// First line of the daemon's version.
     pub daemon: String,
     /// Versions of the guests' Debian packages.
@@ -58,7 +68,8 @@ impl Environment {
     /// Asks the machine.
     ///
     /// # Errors
-    /// When the provisioned root is damaged. What the host does not tell is "unknown".
+    /// When the provisioned root is damaged. What the host does not tell is "unknown"; its conditions and the
+    /// pinning are the caller's to add.
     pub fn gather(
         provision: &Provision,
         image: &Image,
@@ -90,6 +101,9 @@ impl Environment {
             guest_kernel: image.kernel.release.clone(),
             guest_processors: guest.processors,
             guest_memory_mib: pair.memory,
+            guest_huge_pages: pair.huge_pages,
+            conditions: None,
+            pinning: None,
             daemon: said(Command::new(daemon).arg("--version")).unwrap_or_else(|| UNKNOWN.into()),
             packages: versions.collect(),
         })
@@ -110,14 +124,21 @@ impl Environment {
             (
                 "guests",
                 format!(
-                    "2, each of {} processors and {} MiB",
-                    self.guest_processors, self.guest_memory_mib
+                    "2, each of {} processors and {} MiB{}",
+                    self.guest_processors,
+                    self.guest_memory_mib,
+                    if self.guest_huge_pages { " of huge pages" } else { "" },
                 ),
             ),
             ("daemon", self.daemon.clone()),
         ]
         .map(|(name, value)| (name.to_string(), value))
         .to_vec();
+        let more = [
+            ("conditions", self.conditions.as_ref().map(Conditions::line)),
+            ("pinning", self.pinning.as_ref().map(ToString::to_string)),
+        ];
+        lines.extend(more.into_iter().filter_map(|(name, value)| Some((name.into(), value?))));
         lines.extend(self.packages.iter().map(|(name, version)| (name.clone(), version.clone())));
         lines
     }

@@ -4,10 +4,13 @@
 use std::fmt::Write;
 
 use super::{
-    Report,
+    Report, cpu,
     table::{self, LEGEND, Style},
 };
-use crate::measure::{Kind, sizes};
+use crate::{
+    bench::table::verdict,
+    measure::{Kind, sizes},
+};
 
 /// The report for people.
 pub fn render(report: &Report) -> String {
@@ -23,13 +26,15 @@ pub fn render(report: &Report) -> String {
     if !table.is_empty() {
         section(&mut text, "Results", &format!("{table}\n\n{LEGEND}"));
     }
-    let checks = report.checks.iter().map(|check| format!("- {check}\n"));
-    section(&mut text, "Checks", &checks.collect::<String>());
-    section(
-        &mut text,
-        "Notes",
-        &report.notes.iter().map(|note| format!("- {note}\n")).collect::<String>(),
-    );
+    section(&mut text, "Goals", &list(report.verdicts.iter().map(verdict)));
+    let table = cpu::render(report, Style::Markdown);
+    if !table.is_empty() {
+        let legend = cpu::LEGEND;
+        section(&mut text, cpu::HEADING, &format!("{table}\n\n{legend}"));
+    }
+    section(&mut text, "Checks", &list(report.checks.iter().map(ToString::to_string)));
+    section(&mut text, "Warnings", &list(report.warnings.iter().cloned()));
+    section(&mut text, "Notes", &list(report.notes.iter().cloned()));
     let lines = report.environment.lines();
     let environment = lines.iter().map(|(name, value)| format!("| {name} | {value} |\n"));
     let environment = environment.collect::<String>();
@@ -37,6 +42,10 @@ pub fn render(report: &Report) -> String {
     section(&mut text, "Settings", &settings(report));
     text.truncate(text.trim_end().len());
     text + "\n"
+}
+
+fn list(lines: impl Iterator<Item = String>) -> String {
+    lines.map(|line| format!("- {line}\n")).collect()
 }
 
 fn section(text: &mut String, heading: &str, body: &str) {
@@ -52,8 +61,13 @@ fn settings(report: &Report) -> String {
         |kind| join(settings.sizes.of(kind).iter().map(|&size| sizes::text(size)).collect());
     let iterations =
         settings.iterations.map_or("chosen for each measurement".into(), |n| n.to_string());
+    let rounds = match (settings.rounds, settings.repeat_all) {
+        (1, _) => "1".to_string(),
+        (n, true) => n.to_string(),
+        (n, false) => format!("{n} of what goals are about, 1 of the rest"),
+    };
     format!(
-        "- programs: {}\n- over: {}\n- latency sizes: {}\n- bandwidth sizes: {}\n- iterations: {iterations}\n- run time: {:.0} s\n",
+        "- programs: {}\n- over: {}\n- latency sizes: {}\n- bandwidth sizes: {}\n- iterations: {iterations}\n- rounds: {rounds}\n- run time: {:.0} s\n",
         join(settings.programs.iter().map(ToString::to_string).collect()),
         join(settings.transports.iter().map(ToString::to_string).collect()),
         sizes(Kind::Latency),

@@ -4,8 +4,10 @@
 //! - [`Report`] is the whole of it, and `report.json` is its serialised form.
 //! - [`environment`]: the machine and the versions that the numbers belong to.
 //! - [`table`]: the comparison, the same on a terminal and in `report.md`.
+//! - [`cpu`]: the processor time of operations, as another.
 //! - [`markdown`] writes `report.md`.
 
+pub mod cpu;
 pub mod environment;
 pub mod markdown;
 pub mod table;
@@ -16,7 +18,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::environment::Environment;
 use crate::{
+    bench::Verdict,
     error::{Doing, Result},
+    host::Over,
     measure::{Measurement, Program, Sizes, Transport},
 };
 
@@ -36,8 +40,17 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// All numbers.
     pub measurements: Vec<Measurement>,
-    /// Why numbers are missing.
+    /// Goals, met or missed.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub verdicts: Vec<Verdict>,
+    /// Why numbers are missing, and what else a reader has to know.
     pub notes: Vec<String>,
+    /// Why numbers are to be doubted.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
+    /// What others did on the machine meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub over: Option<Over>,
     /// What ended the run early, if something did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub failure: Option<String>,
@@ -56,6 +69,16 @@ pub struct Settings {
     pub sizes: Sizes,
     /// Iterations, if they were fixed; else each measurement chose its own.
     pub iterations: Option<u64>,
+    /// How often what goals are about was measured.
+    #[serde(default = "once")]
+    pub rounds: usize,
+    /// Whether everything else was measured as often, too.
+    #[serde(default)]
+    pub repeat_all: bool,
+}
+
+fn once() -> usize {
+    1
 }
 
 /// A program that returned success, and what it said.
@@ -93,7 +116,10 @@ impl Report {
             settings,
             checks: Vec::new(),
             measurements: Vec::new(),
+            verdicts: Vec::new(),
             notes: Vec::new(),
+            warnings: Vec::new(),
+            over: None,
             failure: None,
             seconds: 0.0,
         }
@@ -106,6 +132,11 @@ impl Report {
                 && measurement.transport == transport
                 && measurement.bytes == bytes
         })
+    }
+
+    /// Goals that were missed.
+    pub fn missed(&self) -> impl Iterator<Item = &Verdict> {
+        self.verdicts.iter().filter(|verdict| !verdict.met)
     }
 
     /// The serialised form, for programs.

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The comparison as one table.
+//! The comparison as one table, and how tables are drawn.
 
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::Report;
 use crate::{
-    measure::{Kind, Measurement, Program, Transport, Values, sizes},
+    measure::{Kind, Measurement, Program, Transport, Values, goals, sizes},
     workload::tcp,
 };
 
 /// What stands where there is no number.
-const MISSING: &str = "-";
+pub(super) const MISSING: &str = "-";
 
 const HEADINGS: [&str; 11] = [
     "program",
@@ -29,8 +29,10 @@ const HEADINGS: [&str; 11] = [
 /// Explains the columns.
 pub const LEGEND: &str = "\
 Times are medians and 99th percentiles in microseconds: half a round trip for write, send and TCP, \
-a whole one for read; ibv_rc_pingpong tells the mean of a whole one. Bandwidths are means. A ratio \
-says how many times better the vNIC is, so that more than 1 is in its favour.";
+a whole one for read; ibv_rc_pingpong tells the mean of a whole one. Bandwidths are means; M/s are \
+millions of messages in a second. What was measured in several rounds is from the median one. A ratio \
+says how many times better the vNIC is, so that more than 1 is in its favour; that to rxe is of the same \
+round, in the median round.";
 
 /// How a table is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,11 @@ pub enum Style {
 
 /// Draws the table; empty if nothing was measured.
 pub fn render(report: &Report, style: Style) -> String {
-    let rows = rows(report);
+    draw(&HEADINGS, rows(report), style)
+}
+
+/// Draws rows with the name of their group, which is also the first cell; empty without rows.
+pub(super) fn draw(headings: &[&str], rows: Vec<(String, Vec<String>)>, style: Style) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -52,15 +58,14 @@ pub fn render(report: &Report, style: Style) -> String {
         Style::Terminal => presets::UTF8_HORIZONTAL_ONLY,
         Style::Markdown => presets::ASCII_MARKDOWN,
     });
-    table.set_header(HEADINGS);
+    table.set_header(headings);
     let mut before = None;
-    for row in rows {
-        let mut cells = row.cells;
+    for (group, mut cells) in rows {
         // On a terminal a program is named once, above its sizes.
-        if style == Style::Terminal && before == Some(row.program) {
+        if style == Style::Terminal && before.as_ref() == Some(&group) {
             cells[0].clear();
         }
-        before = Some(row.program);
+        before = Some(group);
         table.add_row(cells);
     }
     for column in table.column_iter_mut().skip(1) {
@@ -80,28 +85,30 @@ fn without_inner_rules(text: &str) -> String {
     kept.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
-struct Row {
-    program: Program,
-    cells: [String; 11],
-}
-
-fn rows(report: &Report) -> Vec<Row> {
+/// Each row with its program.
+fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
     let mut rows = Vec::new();
     for &program in &report.settings.programs {
         let mut all = report.settings.sizes.of(program.kind()).to_vec();
-        // A ping-pong has sizes of its own; of others more may have been measured than was asked.
+        // A ping-pong has sizes of its own.
         if program.kind() == Kind::PingPong {
             let own = report.measurements.iter().filter(|m| m.program == Some(program));
             all.extend(own.map(|measurement| measurement.bytes));
         }
         all.sort_unstable();
         all.dedup();
-        rows.extend(all.into_iter().map(|bytes| row(report, program, bytes)));
+        let group = program.name();
+        for bytes in all {
+            rows.push((group.into(), row(report, program, bytes)));
+            if program.kind() == Kind::Bandwidth && bytes == goals::SMALL {
+                rows.extend(rates(report, program).map(|cells| (group.into(), cells)));
+            }
+        }
     }
     rows
 }
 
-fn row(report: &Report, program: Program, bytes: u64) -> Row {
+fn row(report: &Report, program: Program, bytes: u64) -> Vec<String> {
     let vnic = report.find(program, Transport::Vnic, bytes);
     let rxe = report.find(program, Transport::Rxe, bytes);
     let tcp = tcp_of(report, program, bytes);
@@ -109,7 +116,6 @@ fn row(report: &Report, program: Program, bytes: u64) -> Row {
         Kind::Bandwidth => "MiB/s",
         Kind::Show | Kind::PingPong | Kind::Latency => "us",
     };
-    let [a, b] = [(vnic, rxe), (vnic, tcp)].map(|(vnic, other)| ratio(vnic, other));
     let cells = [
         program.name().into(),
         sizes::text(bytes),
@@ -120,10 +126,25 @@ fn row(report: &Report, program: Program, bytes: u64) -> Row {
         p99(rxe),
         primary(tcp),
         p99(tcp),
-        a,
-        b,
+        shown(vnic.zip(rxe).and_then(|(vnic, rxe)| goals::times_better(vnic, rxe))),
+        // TCP is not measured as often, and not in between.
+        shown(vnic.zip(tcp).map(|(vnic, tcp)| vnic.values.times_better_than(&tcp.values))),
     ];
-    Row { program, cells }
+    cells.into()
+}
+
+/// Messages in a second, of messages so small that their number counts; TCP has none.
+fn rates(report: &Report, program: Program) -> Option<Vec<String>> {
+    let of = |transport| report.find(program, transport, goals::SMALL);
+    let (vnic, rxe) = (of(Transport::Vnic), of(Transport::Rxe));
+    let rate = |of: Option<&Measurement>| shown(of.and_then(|m| m.values.message_rate()));
+    vnic.or(rxe)?;
+    let ratio = vnic.zip(rxe).and_then(|(vnic, rxe)| goals::times_better(vnic, rxe));
+    let missing = || String::from(MISSING);
+    let (name, size) = (program.name().into(), sizes::text(goals::SMALL));
+    let devices = [rate(vnic), missing(), rate(rxe), missing(), missing(), missing()];
+    let cells = [name, size, "M/s".into()].into_iter().chain(devices);
+    Some(cells.chain([shown(ratio), missing()]).collect())
 }
 
 fn tcp_of(report: &Report, program: Program, bytes: u64) -> Option<&Measurement> {
@@ -147,21 +168,19 @@ fn tcp_of(report: &Report, program: Program, bytes: u64) -> Option<&Measurement>
 }
 
 fn primary(measurement: Option<&Measurement>) -> String {
-    measurement.map_or(MISSING.into(), |m| number(m.values.primary()))
+    shown(measurement.map(|m| m.values.primary()))
 }
 
 fn p99(measurement: Option<&Measurement>) -> String {
-    measurement.and_then(|m| m.values.p99()).map_or(MISSING.into(), number)
+    shown(measurement.and_then(|m| m.values.p99()))
 }
 
-fn ratio(vnic: Option<&Measurement>, other: Option<&Measurement>) -> String {
-    let (Some(vnic), Some(other)) = (vnic, other) else { return MISSING.into() };
-    let times = vnic.values.times_better_than(&other.values);
-    if times.is_finite() { number(times) } else { MISSING.into() }
+fn shown(value: Option<f64>) -> String {
+    value.filter(|value| value.is_finite()).map_or(MISSING.into(), number)
 }
 
 /// About three significant digits, or all before the point.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value {
         _ if value >= 99.95 => format!("{value:.0}"),
         _ if value >= 9.995 => format!("{value:.1}"),

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{table::Style, *};
-use crate::measure::Values;
+use crate::{
+    host::Conditions,
+    measure::{CpuTime, GOALS, Values, cpu::Side},
+    topology::Pinning,
+};
 
 fn measurement(
     program: Option<Program>,
@@ -11,7 +15,7 @@ fn measurement(
     bytes: u64,
     values: Values,
 ) -> Measurement {
-    Measurement { program, transport, bytes, iterations: 100, values }
+    Measurement::new(program, transport, bytes, 100, values)
 }
 
 fn latency(p50: f64) -> Values {
@@ -27,6 +31,17 @@ fn latency(p50: f64) -> Values {
 
 fn bandwidth(average: f64) -> Values {
     Values::Bandwidth { average, message_rate: None }
+}
+
+fn rate(average: f64, rate: f64) -> Values {
+    Values::Bandwidth { average, message_rate: Some(rate) }
+}
+
+fn cpu(user: f64) -> CpuTime {
+    let client =
+        Side { user, system: user / 10.0, interrupts: 0.0, vcpus: user * 1.5, qemu: user / 2.0 };
+    let server = Side { user: 1e2, qemu: -1e2, ..Side::default() };
+    CpuTime { server, client, daemon: user / 4.0, scatter: 500.0 }
 }
 
 fn report() -> Report {
@@ -45,14 +60,19 @@ fn report() -> Report {
         guest_kernel: "7.3.4".into(),
         guest_processors: 2,
         guest_memory_mib: 1024,
+        guest_huge_pages: false,
+        conditions: Some(Conditions { cores: Some(2), ..Conditions::default() }),
+        pinning: Some(Pinning { done: false, text: "too few cores".into(), warnings: vec![] }),
         daemon: "vnic 0.1.0".into(),
         packages: BTreeMap::from([("perftest".into(), "25.01".into())]),
     };
     let settings = Settings {
         programs: vec![Program::RcPingpong, Program::WriteLat, Program::ReadLat, Program::WriteBw],
         transports: vec![Transport::Vnic, Transport::Rxe, Transport::Tcp],
-        sizes: Sizes { latency: vec![2, 1 << 20], bandwidth: vec![64 << 10, 8 << 20] },
+        sizes: Sizes { latency: vec![2, 1 << 20], bandwidth: vec![64, 64 << 10, 8 << 20] },
         iterations: None,
+        rounds: 3,
+        repeat_all: false,
     };
     let mut report = Report::new(environment, settings);
     let (write, read, bw) =
@@ -73,12 +93,27 @@ fn report() -> Report {
         measurement(write, Transport::Vnic, 2, latency(5.0)),
         measurement(write, Transport::Rxe, 2, latency(50.0)),
         measurement(read, Transport::Vnic, 2, latency(8.0)),
+        measurement(bw, Transport::Vnic, 64, rate(100.0, 1.6384)),
+        measurement(bw, Transport::Rxe, 64, rate(0.25, 0.004_096)),
         measurement(bw, Transport::Vnic, 65536, bandwidth(4000.0)),
         measurement(bw, Transport::Rxe, 65536, bandwidth(50.0)),
         // The smallest message of the TCP program has 14 bytes.
         measurement(None, Transport::Tcp, 14, latency(250.0)),
         measurement(None, Transport::Tcp, 65536, bandwidth(8000.0)),
     ];
+    for measurement in report.measurements.iter_mut().filter(|m| m.program == bw) {
+        measurement.cpu = Some(cpu(measurement.bytes as f64 * 100.0));
+    }
+    report.verdicts = GOALS[1..4]
+        .iter()
+        .map(|goal| {
+            let of = |transport| report.find(goal.program, transport, goal.bytes);
+            let verdict = goal.verdict(of(Transport::Vnic), of(Transport::Rxe));
+            Verdict { lane: "Linux 7.3.4 under TCG".into(), ..verdict }
+        })
+        .collect();
+    report.warnings.push("this is a virtual machine".into());
+    report.over = Some(Over { seconds: 90.0, others: Some(0.1), stolen: Some(0.0), swapped: None });
     report.checks.push(Check {
         program: Program::RcPingpong,
         transport: Transport::Vnic,
@@ -94,6 +129,14 @@ fn report() -> Report {
 #[test]
 fn a_table_for_a_terminal() {
     insta::assert_snapshot!(table::render(&report(), Style::Terminal));
+}
+
+#[test]
+fn processor_time_for_a_terminal() {
+    insta::assert_snapshot!(super::cpu::render(&report(), Style::Terminal));
+    let mut without = report();
+    without.measurements.iter_mut().for_each(|measurement| measurement.cpu = None);
+    assert_eq!(super::cpu::render(&without, Style::Terminal), "");
 }
 
 #[test]

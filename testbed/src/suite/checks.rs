@@ -18,12 +18,21 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Polled for, which gives the number in the table; then checked; then with completion events.
-pub(super) const PING_PONGS: [Options; 4] = [
+const PING_PONGS: [Options; 4] = [
     Options { bytes: 4096, iterations: 50, check: false, events: false },
     Options { bytes: 4096, iterations: 10, check: true, events: false },
     Options { bytes: 1 << 20, iterations: 4, check: true, events: false },
     Options { bytes: 4096, iterations: 20, check: true, events: true },
 ];
+
+/// Those of a round: all in the first, then what is measured anew, if anything is.
+pub(super) fn ping_pongs(options: &super::Options, round: usize) -> &'static [Options] {
+    match round {
+        0 => &PING_PONGS,
+        _ if options.repeat_all => &PING_PONGS[..1],
+        _ => &[],
+    }
+}
 
 impl Run<'_> {
     /// `ibv_devinfo -v` in both guests.
@@ -48,32 +57,34 @@ impl Run<'_> {
         &mut self,
         transport: Transport,
         devices: &[Device; 2],
+        round: usize,
     ) -> std::result::Result<(), Failed> {
         let program = Program::RcPingpong;
-        for options in PING_PONGS {
+        for options in ping_pongs(self.options, round) {
             let (size, flags) = (sizes::text(options.bytes), options.flags().join(" "));
             let name = format!("{program} {flags} over {transport}, {size}");
-            let trips =
-                self.stage(name, |run| pingpong::run(run.pair, devices, &options, LIMIT))?;
-            self.report.checks.push(Check {
-                program,
-                transport,
-                options: flags,
-                contents_checked: options.check,
-                result: format!(
-                    "{} round trips of {size}, {:.1} us each",
-                    trips.iterations, trips.average
-                ),
-            });
+            let trips = self.stage(name, |run| pingpong::run(run.pair, devices, options, LIMIT))?;
+            if round == 0 {
+                self.report.checks.push(Check {
+                    program,
+                    transport,
+                    options: flags,
+                    contents_checked: options.check,
+                    result: format!(
+                        "{} round trips of {size}, {:.1} us each",
+                        trips.iterations, trips.average
+                    ),
+                });
+            }
             // The first of a size is the plain one, and only that is compared.
             if !options.check && !options.events {
-                self.report.measurements.push(Measurement {
-                    program: Some(program),
+                self.taken.add(Measurement::new(
+                    Some(program),
                     transport,
-                    bytes: trips.bytes,
-                    iterations: trips.iterations,
-                    values: Values::RoundTrip { average: trips.average },
-                });
+                    trips.bytes,
+                    trips.iterations,
+                    Values::RoundTrip { average: trips.average },
+                ));
             }
         }
         Ok(())

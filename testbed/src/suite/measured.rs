@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Programs that measure: perftest over RDMA, sockperf and qperf over TCP.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Failed, Options, Run};
 use crate::{
     error::{Error, Result},
-    measure::{Kind, Measurement, Pace, Program, Transport, Values, sizes},
+    measure::{CpuTime, Kind, Measurement, Pace, Program, Transport, Values, sizes},
     topology::Pair,
     workload::{perftest, qperf, rdma::Device, tcp},
 };
@@ -20,70 +20,91 @@ const TCP_SECONDS: u32 = 1;
 /// Least iterations, which is also perftest's own limit.
 const LEAST: u64 = 5;
 
-const MOST: u64 = 10_000;
+/// Most iterations of a latency program, which keeps and sorts the time of each.
+const MOST_TIMES: u64 = 200_000;
 
-/// Iterations of each size when all are measured at once, over the vNIC and over rxe: 16 MiB move
-/// with each.
-const SWEEP: (u64, u64) = (500, 5);
+/// Most iterations of a bandwidth program.
+const MOST: u64 = 20_000_000;
+
+/// How often a measurement that was too short is taken again, with what it has told.
+const AGAIN: usize = 3;
+
+/// What is known of the programs over the devices, from one round to the next.
+#[derive(Debug, Default)]
+pub(super) struct Paces(BTreeMap<(Program, Transport), Pace>);
 
 impl Run<'_> {
-    /// All sizes of one program over one device.
+    /// All sizes of one program over one device that are measured in a round.
     pub(super) fn perftest(
         &mut self,
         program: Program,
         transport: Transport,
         devices: &[Device; 2],
+        round: usize,
     ) -> std::result::Result<(), Failed> {
-        if sweeps(self.options, program.kind()) {
-            return self.sweep(program, transport, devices);
+        let sizes = self.options.sizes_in(round, program);
+        let Some(&smallest) = sizes.first() else { return Ok(()) };
+        let mut pace = self.paces.0.remove(&(program, transport)).unwrap_or_else(|| {
+            let most = if program.kind() == Kind::Latency { MOST_TIMES } else { MOST };
+            Pace::new(LEAST, most, self.options.iterations)
+        });
+        // What a run takes beside its iterations, and a first guess at what those take.
+        let name = format!("{program} over {transport}, setting up");
+        let (short, idle) =
+            self.stage(name, |run| run.once(program, transport, devices, smallest, LEAST))?;
+        if round == 0 {
+            pace.measured(smallest, each(program, &short), LEAST);
         }
-        let kind = program.kind();
-        let mut pace = Pace::new(self.options.goal, LEAST, MOST, self.options.iterations);
-        for (index, &bytes) in self.options.sizes.of(kind).iter().enumerate() {
+        for bytes in sizes {
+            let goal = self.options.goal_of(program, bytes);
             let name = format!("{program} over {transport}, {}", sizes::text(bytes));
             let measurement = self.stage(name, |run| {
-                let mut again = index == 0;
+                let mut again = AGAIN;
                 loop {
-                    let iterations = pace.iterations(bytes);
-                    let (size, count) = (bytes.to_string(), iterations.to_string());
-                    let arguments = ["-s", &size, "-n", &count];
-                    let mut rows = rows(run.pair, program, transport, devices, &arguments)?;
-                    let row = match (rows.len(), rows.pop()) {
-                        (1, Some(row)) if row.bytes == bytes => row,
-                        _ => return Err(other_rows(program, "it has not one row for the size")),
-                    };
-                    pace.measured(bytes, each(program, &row));
-                    if !(again && pace.was_short(bytes, iterations)) {
+                    let iterations = pace.iterations(bytes, goal);
+                    let (mut row, time) =
+                        run.once(program, transport, devices, bytes, iterations)?;
+                    pace.measured(bytes, each(program, &row), iterations);
+                    if again == 0 || !pace.was_short(bytes, iterations, goal) {
+                        row.cpu = CpuTime::per_operation((&time, iterations), (&idle, LEAST));
                         return Ok(row);
                     }
-                    again = false;
+                    again -= 1;
                 }
             })?;
-            self.report.measurements.push(measurement);
+            self.taken.add(measurement);
         }
+        self.paces.0.insert((program, transport), pace);
         Ok(())
     }
 
-    /// All powers of two at once, which saves the second that a bandwidth program takes to start.
-    fn sweep(
-        &mut self,
+    /// One run of a program, and the processor time of all of it.
+    fn once(
+        &self,
         program: Program,
         transport: Transport,
         devices: &[Device; 2],
-    ) -> std::result::Result<(), Failed> {
-        let usual = if transport == Transport::Rxe { SWEEP.1 } else { SWEEP.0 };
-        let count = self.options.iterations.unwrap_or(usual).to_string();
-        let rows = self.stage(format!("{program} -a over {transport}"), |run| {
-            let rows = rows(run.pair, program, transport, devices, &["-a", "-n", &count])?;
-            let wanted = run.options.sizes.of(program.kind());
-            if wanted.iter().all(|bytes| rows.iter().any(|row| row.bytes == *bytes)) {
-                Ok(rows)
-            } else {
-                Err(other_rows(program, "it has no row for some of the sizes"))
-            }
-        })?;
-        self.report.measurements.extend(rows);
-        Ok(())
+        bytes: u64,
+        iterations: u64,
+    ) -> Result<(Measurement, CpuTime)> {
+        let (size, count) = (bytes.to_string(), iterations.to_string());
+        let mut arguments = vec!["-s", &size, "-n", &count];
+        if program.kind() == Kind::Bandwidth {
+            // The highest bandwidth is not asked for: to find it takes a clock for each message, and
+            // programs leave it out by themselves if there are many.
+            arguments.push("-N");
+        }
+        let before = self.meter.read(self.pair)?;
+        let mut rows = rows(self.pair, program, transport, devices, &arguments)?;
+        let time = self.meter.read(self.pair)?.since(&before);
+        match (rows.len(), rows.pop()) {
+            (1, Some(row)) if row.bytes == bytes => Ok((row, time)),
+            _ => Err(Error::Unread {
+                program: program.name().into(),
+                what: "it has not one row for the size".into(),
+                output: String::new(),
+            }),
+        }
     }
 
     /// All sizes over TCP.
@@ -105,7 +126,7 @@ impl Run<'_> {
                 let result = qperf::stream(run.pair, bytes, TCP_SECONDS)?;
                 Ok(Measurement::tcp_bandwidth(&result))
             })?;
-            self.report.measurements.push(measurement);
+            self.taken.add(measurement);
         }
         Ok(())
     }
@@ -125,11 +146,6 @@ pub(super) fn tcp_sizes(options: &Options, kind: Kind) -> Vec<u64> {
     sizes
 }
 
-/// Whether one run measures all sizes of this kind of program.
-pub(super) fn sweeps(options: &Options, kind: Kind) -> bool {
-    kind == Kind::Bandwidth && options.sweep
-}
-
 fn rows(
     pair: &Pair,
     program: Program,
@@ -144,10 +160,6 @@ fn rows(
     }
     let rows = perftest::bandwidth(pair, devices, name, arguments, LIMIT)?;
     Ok(rows.iter().map(|row| Measurement::bandwidth(program, transport, row)).collect())
-}
-
-fn other_rows(program: Program, what: &str) -> Error {
-    Error::Unread { program: program.name().into(), what: what.into(), output: String::new() }
 }
 
 /// How long one iteration took from its start to the next.
@@ -171,11 +183,8 @@ mod tests {
 
     #[test]
     fn the_time_of_an_iteration_is_that_of_all_it_does() {
-        let of = |program, values| {
-            let transport = Transport::Vnic;
-            let program = Some(program);
-            Measurement { program, transport, bytes: 1 << 20, iterations: 10, values }
-        };
+        let of =
+            |program, values| Measurement::new(Some(program), Transport::Vnic, 1 << 20, 10, values);
         let latency = |average| Values::Latency {
             min: 0.0,
             p50: 0.0,

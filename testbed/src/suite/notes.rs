@@ -3,7 +3,8 @@
 
 use super::Options;
 use crate::{
-    measure::{Kind, Transport, Values},
+    host::Over,
+    measure::{GOALS, Goal, Kind, Transport, Values},
     report::Report,
     workload::tcp,
 };
@@ -13,19 +14,11 @@ const PERCENTILE: u64 = 100;
 
 pub(super) fn of(report: &Report, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
-    if report.environment.accelerator == "TCG" {
+    let emulated = report.environment.accelerator == "TCG";
+    if emulated {
         notes.push(
             "The guests' processors are emulated: compare columns with each other, not with other \
              machines."
-                .into(),
-        );
-    }
-    let bandwidth = options.programs.iter().any(|p| p.kind() == Kind::Bandwidth);
-    if options.sweep && bandwidth {
-        notes.push(
-            "Bandwidths come from one run over all sizes. Those of small messages last \
-             milliseconds, and a time slice lost to another program moves them; --full and --sizes \
-             measure each size for longer."
                 .into(),
         );
     }
@@ -56,6 +49,34 @@ pub(super) fn of(report: &Report, options: &Options) -> Vec<String> {
             tcp::BYTES.end(),
         ));
     }
+    if report.measurements.iter().any(|measurement| measurement.cpu.is_some()) {
+        notes.push(
+            "Programs of perftest that wait for a message poll for it, and use all of a processor by \
+             design: their processor time is the time that passes. ib_write_bw and ib_read_bw poll on \
+             the client's side only."
+                .into(),
+        );
+        notes.push(
+            "Latency programs sort all their times in the end, which the client's time contains."
+                .into(),
+        );
+        if emulated {
+            notes.push(
+                "Host time of the guests' processors is mostly that of emulation, which is many times \
+                 that of real ones; that of QEMU's other threads and of the daemon is real. An emulated \
+                 guest is not told of time that the host gave to others, and counts it as its own: where \
+                 the host has fewer processors than busy threads, a guest's time exceeds that of its vCPUs."
+                    .into(),
+            );
+        }
+    }
+    let undecided = GOALS.iter().filter(|goal| !options.decides(goal));
+    let undecided = undecided.map(Goal::text).collect::<Vec<_>>();
+    if !undecided.is_empty() {
+        let undecided = undecided.join("; ");
+        notes.push(format!("Not asked for, and so not decided, are these goals: {undecided}."));
+    }
+    notes.extend(report.over.as_ref().map(Over::note));
     let few = report.measurements.iter().any(|measurement| {
         matches!(measurement.values, Values::Latency { .. }) && measurement.iterations < PERCENTILE
     });
