@@ -22,6 +22,13 @@ pub(super) fn of(report: &Report, options: &Options) -> Vec<String> {
                 .into(),
         );
     }
+    if options.rxe || options.tcp {
+        notes.push(
+            "The guests' network cards are virtio-net as QEMU itself serves it, with a socket between \
+             both; with vhost-net, which needs KVM and a bridge, rxe and TCP would be quicker."
+                .into(),
+        );
+    }
     if !options.rxe {
         notes.push("rxe was left out, as asked.".into());
     }
@@ -56,10 +63,12 @@ pub(super) fn of(report: &Report, options: &Options) -> Vec<String> {
              the client's side only."
                 .into(),
         );
-        notes.push(
-            "Latency programs sort all their times in the end, which the client's time contains."
-                .into(),
-        );
+        if options.programs.iter().any(|program| program.kind() == Kind::Latency) {
+            notes.push(
+                "Latency programs sort all their times in the end, which the client's time contains."
+                    .into(),
+            );
+        }
         if emulated {
             notes.push(
                 "Host time of the guests' processors is mostly that of emulation, which is many times \
