@@ -31,8 +31,8 @@ pub const LEGEND: &str = "\
 All in microseconds. An operation is a message; of ib_write_lat and ib_send_lat, which take turns, one each way. The first \
 six columns are the guests' own account, in ticks of 10 ms; \"vCPUs\" is what the host gave to the threads \
 that run the guests' processors, for all of that; \"QEMU\" are its other threads of both guests, \"daemon\" \
-all threads of the vNIC's daemon. The program's set-up is taken off, as a run of 5 iterations shows it; \
-what is less than its scatter (50 ms a run) is shown as <.";
+all threads of the vNIC's daemon. The program's set-up is taken off, as a run of 5 iterations of the \
+smallest size shows it; what is less than its scatter (50 ms a run) is shown as <.";
 
 /// Draws the table, of the sizes that goals are about if they were measured; empty without numbers.
 pub fn render(report: &Report, style: Style) -> String {
