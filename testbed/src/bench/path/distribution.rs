@@ -281,7 +281,7 @@ mod tests {
         assert_eq!((points[0].0, points.last().copied()), (300.0, Some((900.0, 100.0))));
         let rises = |pair: &[(f64, f64)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1;
         assert!(points.windows(2).all(rises), "{points:?}");
-        assert!(points.iter().any(|point| *point == (300.0, 50.0)), "{points:?}");
+        assert!(points.contains(&(300.0, 50.0)), "{points:?}");
     }
 
     #[test]
