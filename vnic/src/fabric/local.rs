@@ -129,8 +129,10 @@ enum Stop {
 /// Host memory of both sides. Lives longer than a transfer, since it is large.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    from: Spans,
-    to: Spans,
+    /// Where bytes come from.
+    pub from: Spans,
+    /// Where they go.
+    pub to: Spans,
 }
 
 impl Scratch {
@@ -494,16 +496,15 @@ impl<'a> Transfer<'a, '_> {
         left: u64,
     ) -> Result<u64, Stop> {
         // What a fault leaves is copied before it is told.
+        let had = |translated: Result<(), Stop>, total: usize, side| match (translated, total) {
+            (Err(stop @ Stop::Key(_)), _) | (Err(stop), 0) => Err(stop),
+            (Ok(()), 0) => Err(Stop::Key(side)),
+            (_, total) => Ok(total as u64),
+        };
         let to = self.translate(dst, want, Access::Write, to_side);
-        let want = (self.scratch.to.total() as u64).min(want);
-        if want == 0 {
-            return Err(to.err().unwrap_or(Stop::Key(to_side)));
-        }
+        let want = had(to, self.scratch.to.total(), to_side)?.min(want);
         let from = self.translate(src, want, Access::Read, from_side);
-        let n = (self.scratch.from.total() as u64).min(want);
-        if n == 0 {
-            return Err(from.err().unwrap_or(Stop::Key(from_side)));
-        }
+        let n = had(from, self.scratch.from.total(), from_side)?.min(want);
         let end = End { of_message: n == left, reach: self.reach };
         #[allow(unsafe_code)] // reason: guest memory is only reachable by address
         // SAFETY: both lists were filled above, in this burst, with `n` bytes at least.
@@ -523,7 +524,6 @@ impl<'a> Transfer<'a, '_> {
         side: Side,
     ) -> Result<(), Stop> {
         let writes = access.is_write();
-        self.scratch.of(writes).clear();
         let (space, start) = match *piece {
             Piece::Held(bytes) => {
                 let bytes = bytes.get(..len as usize).unwrap_or(bytes);
@@ -532,16 +532,14 @@ impl<'a> Transfer<'a, '_> {
             }
             Piece::Mapped { space, va, .. } => (space, va),
         };
+        let spans = self.scratch.of(writes);
         if !space.is_bound() {
             return Err(Stop::Key(side));
         }
-        let spans = self.scratch.of(writes);
         // No piece is longer than a message, and none is translated that is longer than a turn.
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let table = &space.table;
-        let walked =
-            self.translator
-                .translate_all(self.burst, table, start, len, access, |chunk| spans.push(&chunk));
+        let (translator, burst) = (&mut *self.translator, self.burst);
+        let walked = spans.translate(translator, burst, &space.table, start, len, access);
         walked.map_err(|fault| {
             let va = Gva(start.0 + spans.total() as u64);
             Stop::Page(missing(piece, va, access, side, fault))

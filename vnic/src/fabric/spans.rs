@@ -4,10 +4,14 @@
 use crate::engine::copy::{self, End};
 use crate::ring::memory::prefetch;
 use arrayvec::ArrayVec;
-use vnic_iommu::translate::HostChunk;
+use vnic_iommu::addr::Gva;
+use vnic_iommu::pasid::AddressSpace;
+use vnic_iommu::quiesce::Burst;
+use vnic_iommu::translate::{HostChunk, Translator};
+use vnic_iommu::walk::{Access, Fault};
 
-/// Pieces that are translated before they are copied.
-const MOST: usize = 32;
+/// Pieces that are translated before they are copied: the pages of a chunk of 128 KiB, wherever it begins.
+const MOST: usize = 34;
 
 /// A piece of host memory, valid for the burst in which it was translated.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +28,7 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// Forgets everything.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.list.clear();
         self.total = 0;
     }
@@ -35,9 +38,29 @@ impl Spans {
         self.total
     }
 
+    /// Host memory of the first bytes of a range: of all `len`, unless a page cannot be had or there is no
+    /// room for more pieces.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] of the page behind those that could be had.
+    #[inline]
+    pub fn translate(
+        &mut self,
+        translator: &mut Translator,
+        burst: &Burst<'_>,
+        table: &AddressSpace,
+        start: Gva,
+        len: usize,
+        access: Access,
+    ) -> Result<(), Fault> {
+        self.clear();
+        translator.translate_all(burst, table, start, len, access, |chunk| self.push(&chunk))
+    }
+
     /// Adds what follows. `false` if there is no room for more.
     #[inline]
-    pub fn push(&mut self, chunk: &HostChunk<'_>) -> bool {
+    fn push(&mut self, chunk: &HostChunk<'_>) -> bool {
         self.add(Span { start: chunk.as_ptr(), len: chunk.len() })
     }
 

@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The usual requests: RDMA WRITE and READ of one range on each side, each within a page, all of it there.
+//! The usual requests: RDMA WRITE and READ of one range on each side, all of it there, and no longer than a
+//! burst.
 //!
 //! They are carried out from the element where it lies, each word of which is looked at once. What is not
 //! as usual, whatever it is, is left in the ring for the general way. So nothing here says what is wrong
 //! with a request, and nothing has happened when it turns out to be another one.
 
 use super::{Requester, complete};
-use crate::engine::copy::forward;
+use crate::engine::copy::{End, Reach, forward};
 use crate::engine::core::Core;
 use crate::engine::request::{KNOWN_FLAGS, Remote};
 use crate::engine::responder::Responder;
+use crate::fabric::spans;
 use crate::object::qp::Qp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vnic_abi::cqe::{WcOpcode, WcStatus};
 use vnic_abi::ctrl::{AccessFlags, QpState};
 use vnic_abi::wqe::{Opcode, SEND_WQE_PAYLOAD, SendWqe, Sge, WqeFlags};
-use vnic_iommu::addr::PAGE_SIZE;
+use vnic_iommu::addr::{Gva, PAGE_SIZE};
 use vnic_iommu::quiesce::Burst;
 use vnic_iommu::walk::Access;
 
@@ -40,9 +42,9 @@ struct Usual<'m> {
 }
 
 impl<'m> Usual<'m> {
-    /// Looks at an element whose first word is known.
+    /// Looks at an element whose first word is known. `most` is what may be moved.
     #[inline]
-    fn parse(first: u64, words: &'m [AtomicU64]) -> Option<Self> {
+    fn parse(first: u64, words: &'m [AtomicU64], most: u64) -> Option<Self> {
         // Relaxed: ordered by the Acquire of the first word.
         let word = |index: usize| words[index].load(Ordering::Relaxed);
         let payload = words.get(HEAD..)?;
@@ -71,7 +73,7 @@ impl<'m> Usual<'m> {
             let length = sge.length.get();
             (Local::Range(sge), length)
         };
-        (len != 0 && u64::from(len) <= PAGE_SIZE).then(|| Self {
+        (len != 0 && u64::from(len) <= most).then(|| Self {
             wr_id: head.wr_id.get(),
             writes,
             signaled: flags.contains(WqeFlags::SIGNALED),
@@ -126,7 +128,7 @@ impl Requester {
                 empty = true;
                 break;
             };
-            let Some(request) = Usual::parse(first, words) else { break };
+            let Some(request) = Usual::parse(first, words, done.limit - done.bytes) else { break };
             if self.try_usual(qp, peer, responder, core, burst, &request).is_none() {
                 break;
             }
@@ -150,7 +152,7 @@ impl Requester {
     #[inline]
     fn try_usual(
         &mut self,
-        qp: &Qp,
+        qp: &Arc<Qp>,
         peer: &Qp,
         responder: &mut Responder,
         core: &mut Core,
@@ -163,26 +165,34 @@ impl Requester {
         } else {
             (AccessFlags::REMOTE_READ, Access::Read, Access::Write)
         };
-        let va = responder.allowed(peer, remote, len, right)?;
-        let want = len as usize;
-        let mut whole = |qp: &Qp, va, access| {
-            let table = &qp.pd.ctx.space.table;
-            let chunk = core.translator.translate(burst, table, va, want, access).ok()?;
-            (chunk.len() == want).then(|| chunk.as_ptr())
-        };
-        let there = whole(peer, va, remote_access)?;
+        let there = responder.allowed(peer, remote, len, right)?;
         let here = match &request.local {
-            // The words are read as they are copied; a driver that changes them now changes what it sends.
-            Local::Inline(words) => words.as_ptr().cast::<u8>().cast_mut(),
+            Local::Inline(_) => None,
             Local::Range(sge) => {
                 let right = if writes { AccessFlags::empty() } else { AccessFlags::LOCAL_WRITE };
                 let mr = self.keys.get(&qp.session.keys, sge.lkey.get())?;
                 if !Arc::ptr_eq(&mr.pd, &qp.pd) {
                     return None;
                 }
-                let va = mr.check(sge.addr.get(), len, right)?;
-                whole(qp, va, local_access)?
+                Some(mr.check(sge.addr.get(), len, right)?)
             }
+        };
+        if len > PAGE_SIZE {
+            let (here, there) = ((&**qp, here?), (peer, there));
+            let (from, to) = if writes { (here, there) } else { (there, here) };
+            return copy_pages(core, burst, from, to, len);
+        }
+        let want = len as usize;
+        let mut whole = |qp: &Qp, va, access| {
+            let table = &qp.pd.ctx.space.table;
+            let chunk = core.translator.translate(burst, table, va, want, access).ok()?;
+            (chunk.len() == want).then(|| chunk.as_ptr())
+        };
+        let there = whole(peer, there, remote_access)?;
+        let here = match (&request.local, here) {
+            // The words are read as they are copied; a driver that changes them now changes what it sends.
+            (Local::Inline(words), _) => words.as_ptr().cast::<u8>().cast_mut(),
+            (Local::Range(_), here) => whole(qp, here?, local_access)?,
         };
         let (from, to) = if writes { (here, there) } else { (there, here) };
         #[allow(unsafe_code)] // reason: guest memory is only reachable by address
@@ -194,4 +204,30 @@ impl Requester {
         }
         Some(())
     }
+}
+
+/// Copies `len` bytes between ranges that both keys allow. `None` if a page is missing, or there are too many
+/// pieces, and then nothing was copied.
+fn copy_pages(
+    core: &mut Core,
+    burst: &Burst<'_>,
+    (from, source): (&Qp, Gva),
+    (to, target): (&Qp, Gva),
+    len: u64,
+) -> Option<()> {
+    let want = usize::try_from(len).ok()?;
+    let Core { translator, scratch, .. } = core;
+    let (source_table, target_table) = (&from.pd.ctx.space.table, &to.pd.ctx.space.table);
+    scratch.to.translate(translator, burst, target_table, target, want, Access::Write).ok()?;
+    scratch.from.translate(translator, burst, source_table, source, want, Access::Read).ok()?;
+    if scratch.to.total() < want || scratch.from.total() < want {
+        return None;
+    }
+    let end = End { of_message: true, reach: Reach::of(len, core.past_caches) };
+    #[allow(unsafe_code)] // reason: guest memory is only reachable by address
+    // SAFETY: both were filled above, in this burst and for these accesses, with as many bytes.
+    unsafe {
+        spans::copy(&core.scratch.from, &core.scratch.to, want, end);
+    }
+    Some(())
 }
