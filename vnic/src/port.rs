@@ -57,7 +57,7 @@ pub struct Limits {
     pub max_cq_depth: u32,
     /// Outstanding READs and atomics of a queue pair.
     pub max_rd_atomic: u32,
-    /// Pages of all rings together; the daemon needs 16 bytes for each.
+    /// Pages of all rings together; the daemon needs 8 bytes for each.
     pub max_ring_pages: u32,
     /// Bytes of one memory region, unless the port allows implicit ones.
     ///

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The sending half of a queue pair: one request after the other, in order.
 
+mod peer;
 mod turn;
 mod usual;
 
@@ -149,46 +150,6 @@ impl Requester {
         self.patience = Patience { timeout, retry_cnt, rnr_retry };
         // The way to the peer may have changed.
         self.peer_known = false;
-    }
-
-    /// The peer, if it is there, ready, and connected to us.
-    #[inline]
-    fn peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
-        if self.peer_known
-            && let Some(peer) = self.peer.upgrade()
-            && peer.connection() == self.peer_connection
-        {
-            return receives(&peer).then_some(peer);
-        }
-        self.look_for_peer(qp)
-    }
-
-    #[cold]
-    fn look_for_peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
-        let peer = find_peer(qp, &qp.attr())?;
-        // Before its attributes are looked at: a change afterwards is seen by the next message.
-        let connection = peer.connection();
-        let theirs = peer.attr();
-        let ours = theirs.dest_qpn.get() == qp.qpn && qp.session.holds_gid(&theirs.av.dgid);
-        if !ours || !receives(&peer) {
-            return None;
-        }
-        let found = Arc::downgrade(&peer);
-        if !Weak::ptr_eq(&found, &self.peer) || connection != self.peer_connection {
-            // Somebody who has not seen the beginning of the message.
-            if let Some(current) = &mut self.current {
-                current.done = 0;
-            }
-        }
-        self.peer = found;
-        self.peer_connection = connection;
-        self.peer_known = true;
-        Some(peer)
-    }
-
-    /// Whether `peer`, whose responder is locked, still is what [`Self::peer`] found.
-    fn is_peer(&self, peer: &Qp) -> bool {
-        peer.connection() == self.peer_connection && receives(peer)
     }
 
     /// Takes the next element and parses it. `false` if there is none.
@@ -365,7 +326,6 @@ impl Requester {
             }
             done.limit = done.bytes + core.chunk;
         };
-
         Self::publish(qp, core);
         (pause, done)
     }
@@ -520,16 +480,4 @@ fn complete(
     if status != WcStatus::Success {
         enter_error(qp, &mut core.later);
     }
-}
-
-/// Whether messages reach a queue pair in its state.
-fn receives(peer: &Qp) -> bool {
-    matches!(peer.state(), QpState::Rtr | QpState::Rts | QpState::Sqd)
-}
-
-fn find_peer(qp: &Qp, attr: &QpAttr) -> Option<Arc<Qp>> {
-    let device = &qp.session.device;
-    let session = device.gids().find(&qp.session.network, &attr.av.dgid)?;
-    let peer = device.qpns().read().get(&attr.dest_qpn.get())?.upgrade()?;
-    (peer.session.uid == session.uid).then_some(peer)
 }
