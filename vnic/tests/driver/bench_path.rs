@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
+use vnic::device::DeviceConfig;
 use vnic_testbed::bench::Findings;
-use vnic_testbed::bench::path::{self, Effort, Plan, Subject, crowd::Size};
+use vnic_testbed::bench::path::{self, Effort, Plan, Subject, crowd::Size, neighbour};
 
 /// Runs `only`; every row has a figure or says why not, every goal has a number.
 fn run(only: &[Subject]) -> Findings {
@@ -76,6 +77,11 @@ fn the_bench_looks_at_crowds_neighbours_and_what_is_idle() {
     assert_eq!(footprint.count(), 3, "CQ, MR and QP");
     // Fewer and more queue pairs, more ports; a victim; an idle daemon; three kinds of objects.
     assert_eq!(found.verdicts.len(), 3 + 1 + 1 + 3);
+}
+
+#[test]
+fn a_neighbour_is_judged_by_the_chunk_that_is_set() {
+    assert_eq!(DeviceConfig::default().chunk, neighbour::CHUNK);
 }
 
 #[test]

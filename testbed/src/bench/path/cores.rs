@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which thread runs where: the client on one processor, the device's workers on the next ones.
+//! Which thread runs where: the client on one core, the device's workers on the next ones.
 
-use std::{fs, path::PathBuf};
-
-use rustix::{
-    process::Pid,
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+use crate::{
+    error::{Error, Result},
+    host::{
+        Processors,
+        processors::{Processor, affinity, set_affinity},
+        time::threads,
+    },
 };
 
-use crate::error::{Doing, Error, Result};
+/// What the names of the daemon's workers begin with.
+const WORKER: &str = "worker-";
+/// The thread that asks.
+const THIS: u32 = 0;
 
 /// The processors of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,50 +22,58 @@ pub struct Cores {
     pub client: usize,
     /// Where the device's first worker runs, and whoever stands in for it in what is compared.
     pub worker: usize,
-    /// How many this process may use.
-    pub count: usize,
+    /// What the two have in common, if that makes them a bad choice.
+    shared: Option<Shared>,
 }
 
-/// Processors that a process may use.
-fn usable(set: &CpuSet) -> Vec<usize> {
-    (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
-}
-
-fn only(core: usize) -> CpuSet {
-    let mut set = CpuSet::new();
-    set.set(core);
-    set
+/// What two processors have in common, or not, that figures suffer from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shared {
+    /// They are the same one.
+    Processor,
+    /// They are of one core.
+    Core,
+    /// They are on different nodes.
+    Nothing,
 }
 
 impl Cores {
-    /// The first two that this thread may use, or one for both.
+    /// The first one that this thread may use, and another core of its node, as far as there is one.
     ///
     /// # Errors
-    /// If the operating system does not tell.
+    /// If no processor is left to this process.
     pub fn choose() -> Result<Self> {
-        let set = sched_getaffinity(None).doing(|| "ask where this thread may run".into())?;
-        let usable = usable(&set);
-        let client = *usable
-            .first()
-            .ok_or_else(|| Error::unfit("no processor is left to this process", "Give it some"))?;
-        let worker = usable.get(1).copied().unwrap_or(client);
-        Ok(Self { client, worker, count: usable.len() })
+        Self::among(&Processors::look().0)
+            .ok_or_else(|| Error::unfit("no processor is left to this process", "Give it some"))
+    }
+
+    fn among(processors: &[Processor]) -> Option<Self> {
+        let client = processors.first()?;
+        let others = || processors.iter().filter(|other| other.core != client.core);
+        let near = others().find(|other| other.node == client.node).map(|near| (near, None));
+        let far = || others().next().map(|far| (far, Some(Shared::Nothing)));
+        let sibling = || processors.get(1).map(|sibling| (sibling, Some(Shared::Core)));
+        let (worker, shared) =
+            near.or_else(far).or_else(sibling).unwrap_or((client, Some(Shared::Processor)));
+        Some(Self { client: client.number, worker: worker.number, shared })
     }
 
     /// Where threads run, and what is wrong with that.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!(
-            "the client thread runs on core {}, the device's first worker and what it is compared \
-             with on core {}",
+            "the client thread runs on processor {}, the device's first worker and what it is \
+             compared with on processor {}",
             self.client, self.worker
         )];
-        if self.client == self.worker {
-            notes.push(
-                "both are the same core: every hand-over waits for the scheduler, and no goal of \
-                 time can be judged here"
-                    .into(),
-            );
-        }
+        let warning = self.shared.map(|shared| match shared {
+            Shared::Processor => {
+                "there is only one: every hand-over waits for the scheduler, and no goal of time \
+                 can be judged here"
+            }
+            Shared::Core => "both are of one core: a hand-over is quicker, and all else slower",
+            Shared::Nothing => "they are on different nodes: every hand-over takes longer",
+        });
+        notes.extend(warning.map(String::from));
         notes
     }
 
@@ -80,69 +93,61 @@ impl Cores {
         Pinned::to(self.worker)
     }
 
-    /// Gives each worker of the daemon `pid` a core of its own, from the worker's core on, as far as
-    /// there are cores besides the client's. Returns how many workers have to share.
+    /// Gives each worker of the daemon `pid` a processor of its own, the worker's to the first one, as
+    /// far as there are any besides the client's. Returns how many workers have to share.
     ///
     /// # Errors
     /// If there is no such daemon, or the operating system refuses.
     pub fn pin_workers(&self, pid: u32) -> Result<usize> {
-        let set = sched_getaffinity(None).doing(|| "ask where this thread may run".into())?;
-        let mut cores = usable(&set);
-        cores.retain(|core| *core != self.client || self.client == self.worker);
-        let mut sharing = 0;
-        for (index, thread) in workers(pid)? {
-            match cores.get(index) {
-                Some(core) => sched_setaffinity(Pid::from_raw(thread), &only(*core))
-                    .doing(|| format!("keep worker {index} on core {core}"))?,
-                None => sharing += 1,
+        let mut processors = affinity(THIS)?;
+        processors.retain(|other| ![self.client, self.worker].contains(other));
+        processors.insert(0, self.worker);
+        let workers = workers(pid)?;
+        for (index, thread) in &workers {
+            if let Some(processor) = processors.get(*index) {
+                set_affinity(*thread, &[*processor])?;
             }
         }
-        Ok(sharing)
+        Ok(workers.len().saturating_sub(processors.len()))
     }
 }
 
 /// Numbers and thread ids of a daemon's workers, whose names say what they are.
-fn workers(pid: u32) -> Result<Vec<(usize, i32)>> {
-    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-    let mut found = Vec::new();
-    for task in fs::read_dir(&tasks).at("read", &tasks)? {
-        let task = task.at("read", &tasks)?.path();
-        // A thread may end meanwhile.
-        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-        let index = name.trim_end().strip_prefix("worker-").and_then(|index| index.parse().ok());
-        let thread = task.file_name().and_then(|id| id.to_str()).and_then(|id| id.parse().ok());
-        found.extend(index.zip(thread));
-    }
+fn workers(pid: u32) -> Result<Vec<(usize, u32)>> {
+    let threads = threads(pid)?;
+    let number = |name: &str| name.strip_prefix(WORKER).and_then(|index| index.parse().ok());
+    let found = threads.iter().filter_map(|thread| Some((number(&thread.name)?, thread.id)));
+    let found = found.collect::<Vec<_>>();
     if found.is_empty() {
-        let what = format!("process {pid} has no thread called worker-N");
+        let what = format!("process {pid} has no thread called {WORKER}N");
         return Err(Error::unfit(what, "Measure a vnic daemon"));
     }
     Ok(found)
 }
 
-/// A thread that stays on one core until this is dropped.
+/// A thread that stays on one processor until this is dropped.
 #[derive(Debug)]
 #[must_use = "the thread may move again when this is dropped"]
 pub struct Pinned {
-    before: CpuSet,
+    before: Vec<usize>,
 }
 
 impl Pinned {
-    /// Keeps this thread on `core`. Threads and programs that it starts meanwhile stay there, too.
+    /// Keeps this thread on `processor`. Threads and programs that it starts meanwhile stay there, too.
     ///
     /// # Errors
     /// If the operating system refuses.
-    pub fn to(core: usize) -> Result<Self> {
-        let before = sched_getaffinity(None).doing(|| "ask where this thread may run".into())?;
-        sched_setaffinity(None, &only(core)).doing(|| format!("keep a thread on core {core}"))?;
+    pub fn to(processor: usize) -> Result<Self> {
+        let before = affinity(THIS)?;
+        set_affinity(THIS, &[processor])?;
         Ok(Self { before })
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // What was allowed before is allowed again, unless the cores went away meanwhile.
-        let _ = sched_setaffinity(None, &self.before);
+        // What was allowed before is allowed again, unless the processors went away meanwhile.
+        let _ = set_affinity(THIS, &self.before);
     }
 }
 
@@ -150,17 +155,40 @@ impl Drop for Pinned {
 mod tests {
     use super::*;
 
+    fn processors(places: &[(usize, usize)]) -> Vec<Processor> {
+        let numbered = places.iter().enumerate();
+        numbered.map(|(number, &(core, node))| Processor { number, core, node }).collect()
+    }
+
+    #[test]
+    fn the_worker_gets_another_core_of_the_same_node_if_there_is_one() {
+        let worker = |places: &[(usize, usize)]| {
+            let cores = Cores::among(&processors(places)).unwrap();
+            (cores.worker, cores.shared)
+        };
+        assert_eq!(worker(&[(0, 0), (0, 0), (2, 1), (3, 0)]), (3, None));
+        assert_eq!(worker(&[(0, 0), (0, 0), (2, 1)]), (2, Some(Shared::Nothing)));
+        assert_eq!(worker(&[(0, 0), (0, 0)]), (1, Some(Shared::Core)));
+        assert_eq!(worker(&[(0, 0)]), (0, Some(Shared::Processor)));
+        assert_eq!(Cores::among(&[]), None);
+    }
+
+    #[test]
+    fn a_bad_choice_is_told() {
+        let two = Cores { client: 0, worker: 1, shared: None };
+        assert_eq!(two.notes().len(), 1);
+        assert_eq!(Cores { worker: 0, shared: Some(Shared::Processor), ..two }.notes().len(), 2);
+    }
+
     #[test]
     fn a_pinned_thread_stays_where_it_is_told_and_is_free_afterwards() {
-        let allowed = || usable(&sched_getaffinity(None).unwrap());
-        let before = allowed();
+        let before = affinity(THIS).unwrap();
         let cores = Cores::choose().unwrap();
-        assert_eq!(cores.count, before.len());
         {
             let _pinned = cores.worker().unwrap();
-            assert_eq!(allowed(), [cores.worker]);
+            assert_eq!(affinity(THIS).unwrap(), [cores.worker]);
         }
-        assert_eq!(allowed(), before);
+        assert_eq!(affinity(THIS).unwrap(), before);
     }
 
     #[test]
@@ -168,7 +196,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (end, wait) = std::sync::mpsc::channel::<()>();
             let (started, ready) = std::sync::mpsc::channel();
-            let thread = std::thread::Builder::new().name("worker-3".into());
+            let thread = std::thread::Builder::new().name(format!("{WORKER}3"));
             let thread = thread.spawn_scoped(scope, move || {
                 started.send(()).unwrap();
                 let _ = wait.recv();
@@ -179,12 +207,5 @@ mod tests {
             drop(end);
             thread.unwrap().join().unwrap();
         });
-    }
-
-    #[test]
-    fn one_core_is_warned_of() {
-        let two = Cores { client: 0, worker: 1, count: 2 };
-        assert_eq!(two.notes().len(), 1);
-        assert_eq!(Cores { worker: 0, count: 1, ..two }.notes().len(), 2);
     }
 }

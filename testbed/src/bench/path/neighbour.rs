@@ -26,8 +26,8 @@ use crate::{
 const BYTES: u64 = 8;
 /// Bytes of a bulk request.
 const REQUEST: u64 = LARGEST;
-/// Bytes that the device copies before another tenant has its turn; the daemon's default.
-const CHUNK: u64 = 64 << 10;
+/// Bytes that the device copies before another tenant has its turn, as it is set by default.
+pub const CHUNK: u64 = 128 << 10;
 /// How many times (p99 alone + one chunk) the victim's p99 may be.
 const GOAL: f64 = 3.0;
 /// The victim's ways there and back between two looks at the stream's completions.

@@ -86,7 +86,9 @@ impl Found {
 /// Bytes of a message that is timed.
 pub const ONE_WAY: [u64; 4] = [8, 4 << 10, 64 << 10, 1 << 20];
 /// Bytes of a message of a stream.
-pub const STREAM: [u64; 4] = [4 << 10, 64 << 10, 1 << 20, LARGEST];
+const STREAM: [u64; 4] = [4 << 10, 64 << 10, 1 << 20, LARGEST];
+/// Bytes of a sample of a stream, for each operation of one.
+const STREAMED: u64 = 64 << 10;
 /// Bytes of a message whose rate is measured.
 pub const RATE: u64 = 64;
 
@@ -98,9 +100,14 @@ pub fn trips(effort: Effort, bytes: u64) -> u64 {
     (effort.operations / (1 + bytes / (16 << 10))).max(effort.operations / 100).max(2)
 }
 
+/// Bytes of the messages of streams: those that fit in a sample.
+pub fn streams(effort: Effort) -> impl Iterator<Item = u64> {
+    STREAM.into_iter().filter(move |bytes| *bytes <= STREAMED * effort.operations)
+}
+
 /// Messages of a sample of a stream.
 pub fn messages(effort: Effort, bytes: u64) -> u64 {
-    (((32 << 10) * effort.operations) / bytes).clamp(1, 4 * effort.operations)
+    (STREAMED / 2 * effort.operations / bytes).clamp(1, 4 * effort.operations)
 }
 
 /// Something else that moves bytes.
@@ -204,7 +211,7 @@ impl<'b> Beside<'b> {
             trips.end()?;
         }
         let (a, b) = self.bed.large.as_ref().expect("a bed with large buffers");
-        for bytes in STREAM {
+        for bytes in streams(self.effort) {
             let count = messages(self.effort, bytes) as u32;
             let request = end::write(a.payload(bytes as u32), b.remote());
             let mut held = a.hold();
@@ -292,7 +299,8 @@ mod tests {
     #[test]
     fn long_messages_are_sent_less_often() {
         assert_eq!((trips(Effort::FULL, 8), trips(Effort::FULL, 1 << 20)), (1000, 15));
-        assert_eq!(messages(Effort::FULL, 64 << 20), 1);
+        assert_eq!(messages(Effort::FULL, LARGEST), 1);
+        assert_eq!(streams(Effort::FULL).last(), Some(LARGEST));
         assert_eq!(messages(Effort::FULL, 64), 4000);
     }
 }

@@ -18,7 +18,7 @@ use super::{
         cores::Cores,
         spin::{self, Line},
     },
-    Baseline, Found, Metric, ONE_WAY, RATE, SAMPLES, STREAM, messages, trips,
+    Baseline, Found, Metric, ONE_WAY, RATE, SAMPLES, messages, streams, trips,
 };
 use crate::error::Result;
 
@@ -45,7 +45,7 @@ impl Baseline for Ring {
             let times = one_way(cores, bytes as usize, trips(effort, bytes))?;
             found.push(Found::new(Metric::OneWay, bytes, times));
         }
-        for bytes in STREAM {
+        for bytes in streams(effort) {
             let rates = stream(cores, bytes as usize, messages(effort, bytes))?;
             let rates = rates.into_iter().map(|rate| rate * bytes as f64).collect();
             found.push(Found::new(Metric::Stream, bytes, rates));

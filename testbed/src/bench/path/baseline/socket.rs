@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     super::{Effort, cores::Cores},
-    Baseline, Found, Metric, ONE_WAY, SAMPLES, STREAM, messages, trips,
+    Baseline, Found, Metric, ONE_WAY, SAMPLES, messages, streams, trips,
 };
 use crate::error::{Doing, Error, Result};
 
@@ -106,7 +106,7 @@ fn measure<S: Socket>(
     let count = trips(effort, smallest).div_ceil(10);
     let times = one_way(cores, connect()?, smallest, count, Waiting::Blocking)?;
     found.push(Found { how: "blocking", ..Found::new(Metric::OneWay, smallest, times) });
-    for bytes in STREAM {
+    for bytes in streams(effort) {
         let rates = stream(cores, connect()?, bytes, messages(effort, bytes))?;
         found.push(Found::new(Metric::Stream, bytes, rates));
     }
@@ -232,7 +232,7 @@ mod tests {
         let effort = Effort { operations: 10, ..Effort::QUICK };
         for mut kind in [Box::new(Tcp) as Box<dyn Baseline>, Box::new(Unix)] {
             let found = kind.round(&cores, effort).unwrap();
-            assert_eq!(found.len(), ONE_WAY.len() + 1 + STREAM.len());
+            assert_eq!(found.len(), ONE_WAY.len() + 1 + streams(effort).count());
             assert!(found.iter().flat_map(|found| &found.values).all(|value| *value > 0.0));
             assert!(found.iter().all(|found| found.values.len() == SAMPLES), "{found:?}");
         }

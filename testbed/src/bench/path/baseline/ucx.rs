@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{
     super::{Effort, cores::Cores},
-    Baseline, Found, Metric, ONE_WAY, RATE, SAMPLES, STREAM, messages, tool, trips,
+    Baseline, Found, Metric, ONE_WAY, RATE, SAMPLES, messages, streams, tool, trips,
 };
 use crate::error::{Doing, Error, Result};
 
@@ -38,7 +38,7 @@ fn tests(effort: Effort) -> Vec<Test> {
         bytes,
         count: SAMPLES as u64 * trips(effort, bytes),
     });
-    let stream = STREAM.map(|bytes| Test {
+    let stream = streams(effort).map(|bytes| Test {
         name: "ucp_put_bw",
         metric: Metric::Stream,
         bytes,
@@ -162,6 +162,6 @@ ucp_put_bw-64,4000,0.01,0.02,0.02,3000,3000,50000000,50000000
     fn a_batch_names_every_test() {
         let batch = batch_of(&tests(Effort::FULL));
         assert!(batch.starts_with("ucp_put_lat-8 -t ucp_put_lat -s 8 -n 5000 -w 500\n"), "{batch}");
-        assert_eq!(batch.lines().count(), ONE_WAY.len() + STREAM.len() + 1);
+        assert_eq!(batch.lines().count(), ONE_WAY.len() + streams(Effort::FULL).count() + 1);
     }
 }
