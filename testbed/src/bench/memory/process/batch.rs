@@ -113,8 +113,9 @@ impl Experiment for Batch<'_> {
                 ("WRITE to fresh memory", &batched.took, &single.took),
                 ("page requests of it", &batched.requests, &single.requests),
             ] {
-                findings.rows.push(Row::new(subject, &*batched.name, batch.figure()));
-                let row = Row::new(subject, &*single.name, singles.figure());
+                let place = batched.bytes as f64;
+                findings.rows.push(Row::of(subject, &*batched.name, batch).at(place));
+                let row = Row::of(subject, &*single.name, singles).at(place);
                 findings.rows.push(row.times(singles.against(batch), "batched"));
             }
             let pages = (batched.bytes / FRAME) as f64 * batched.requests.len() as f64;

@@ -263,12 +263,12 @@ impl Experiment for Invalidate<'_> {
         let mut rows = Vec::new();
         for ((_, _, case), samples) in CASES.iter().zip(&self.samples) {
             let times = samples.against(&self.samples[0]).filter(|_| !rows.is_empty());
-            rows.push(Row::new(subject, *case, samples.figure()).times(times, "idle"));
+            rows.push(Row::of(subject, *case, samples).times(times, "idle"));
         }
         let times = self.among_many.against(&self.alone);
-        rows.push(Row::new(subject, "process with 1 region", self.alone.figure()));
+        rows.push(Row::of(subject, "process with 1 region", &self.alone));
         let case = format!("process with {} regions", self.crowded.1.len() + 1);
-        rows.push(Row::new(subject, case, self.among_many.figure()).times(times, "1 region"));
+        rows.push(Row::of(subject, case, &self.among_many).times(times, "1 region"));
         let Idle { invalidations, wakes, commands } = self.idle;
         // Relaxed: everybody who counts has ended.
         let waited = self.waited.load(Ordering::Relaxed) as f64;

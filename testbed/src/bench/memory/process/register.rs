@@ -65,7 +65,7 @@ impl Experiment for Register<'_> {
         for (subject, all) in [("register", &self.made), ("deregister", &self.ended)] {
             let smallest = size(REGISTERED[0]);
             for (bytes, samples) in REGISTERED.into_iter().zip(all) {
-                let row = Row::new(subject, size(bytes), samples.figure());
+                let row = Row::of(subject, size(bytes), samples).at(bytes as f64);
                 let times = (bytes != REGISTERED[0]).then(|| samples.against(&all[0])).flatten();
                 findings.rows.push(row.times(times, &smallest));
             }

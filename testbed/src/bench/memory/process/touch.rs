@@ -179,7 +179,7 @@ impl Experiment for Touch<'_> {
         let used = &self.samples[index(State::Used)];
         let row = |case: &str, samples: &Samples| {
             let times = samples.against(used).filter(|_| !std::ptr::eq(samples, used));
-            Row::new("first 8 B WRITE", case, samples.figure()).times(times, "in the IOTLB")
+            Row::of("first 8 B WRITE", case, samples).times(times, "in the IOTLB")
         };
         let mut rows = STATES
             .iter()

@@ -68,7 +68,7 @@ impl Experiment for Translate {
         let rows = Translation::ALL.into_iter().zip(&self.samples).map(|(what, samples)| {
             let times = hit.and_then(|hit| samples.against(&self.samples[hit]));
             let times = times.filter(|_| what != Translation::HitSmall);
-            Row::new("translate", self.case(what), samples.figure()).times(times, "one hit")
+            Row::of("translate", self.case(what), samples).times(times, "one hit")
         });
         let mut findings = Findings { rows: rows.collect(), ..Findings::default() };
         if cfg!(debug_assertions) {

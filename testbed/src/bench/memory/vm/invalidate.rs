@@ -144,7 +144,7 @@ impl Experiment for Invalidate<'_> {
             for (mode, (word, over, case)) in MODES.into_iter().enumerate() {
                 let samples = &self.samples[mode][index];
                 let device = if word == "none" { "-" } else { over.name() };
-                let row = Row::new(&subject, case, samples.figure()).over(device);
+                let row = Row::of(&subject, case, samples).over(device);
                 // Whoever unmaps what a device uses wants an error, not a time.
                 if samples.is_empty() && word == "there" {
                     continue;

@@ -73,7 +73,7 @@ impl Experiment for Regions<'_> {
                 let times = several.against(single);
                 for (count, samples, times) in [(one, single, None), (many, several, times)] {
                     let case = format!("{count} region{}", if count == 1 { "" } else { "s" });
-                    let row = Row::new(call, case, samples.figure()).over(over.name());
+                    let row = Row::of(call, case, samples).over(over.name());
                     let row = match &self.missing {
                         Some(why) if row.figure.is_none() => row.missing(why),
                         _ => row,

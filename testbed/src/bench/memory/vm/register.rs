@@ -63,9 +63,12 @@ impl<'b> Register<'b> {
     fn row(&self, key: Key) -> Row {
         let (what, over, state, bytes) = key;
         let samples = self.samples(key);
-        let row =
-            Row::new(what, format!("{}, {state}", size(bytes)), samples.and_then(Samples::figure));
-        let row = row.over(over.name());
+        let case = format!("{}, {state}", size(bytes));
+        let row = match samples {
+            Some(samples) => Row::of(what, case, samples),
+            None => Row::new(what, case, None),
+        };
+        let row = row.over(over.name()).at(bytes as f64);
         let row = match self.missing.get(&name(key)) {
             Some(why) => row.missing(why),
             None => row,

@@ -87,7 +87,7 @@ impl Experiment for Touch<'_> {
         let mut findings = Findings::default();
         for (index, (_, over, case)) in CASES.into_iter().enumerate() {
             let samples = &self.samples[index];
-            let mut row = Row::new("first 8 B WRITE", case, samples.figure()).over(over.name());
+            let mut row = Row::of("first 8 B WRITE", case, samples).over(over.name());
             if let (Some(why), None) = (&self.missing[index], &row.figure) {
                 row = row.missing(why);
             }
