@@ -10,12 +10,14 @@
 //! - [`chaos`] disturbs the memory of two guests under traffic, and looks for wrong bytes.
 //! - [`bench`] measures what single operations of the device cost.
 //! - [`host`] knows the machine underneath, and whether figures from it can be trusted.
+//! - [`compare`] says what changed from one run to the next, beyond noise.
 //! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
 //! Whatever is started here ends with this process, however it ends: see [`process`].
 
 pub mod bench;
 pub mod chaos;
+pub mod compare;
 pub mod complaint;
 pub mod counters;
 pub mod daemon;

@@ -159,7 +159,7 @@ pub fn scale(unit: Unit, value: f64) -> (&'static str, f64) {
 }
 
 /// Three significant digits, or all before the point.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value {
         _ if value >= 99.95 => format!("{value:.0}"),
         _ if value >= 9.995 => format!("{value:.1}"),

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The figures of a report, of whatever kind, as they are compared.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    bench::{self, Unit},
+    error::{Doing, Error, Result},
+    measure::{Program, Values, sizes},
+    report,
+};
+
+/// A figure that can be compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Where it was measured.
+    pub lane: String,
+    /// What was measured.
+    pub subject: String,
+    /// The case of it.
+    pub case: String,
+    /// Over which device, where there are several.
+    pub device: String,
+    /// What the numbers count.
+    pub unit: Unit,
+    /// The figure.
+    pub value: f64,
+    /// Its median in each round; empty if it was measured once.
+    pub rounds: Vec<f64>,
+}
+
+impl Entry {
+    /// Names the figure in a line.
+    pub fn name(&self) -> String {
+        name(&self.lane, &self.subject, &self.case, &self.device)
+    }
+}
+
+pub(super) fn name(lane: &str, subject: &str, case: &str, device: &str) -> String {
+    let parts = [subject, case, device].into_iter().filter(|part| !part.is_empty());
+    let name = parts.collect::<Vec<_>>().join(", ");
+    if lane.is_empty() { name } else { format!("{name} ({lane})") }
+}
+
+/// Which run it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Name of the bench.
+    pub bench: String,
+    /// When it began, in UTC.
+    pub date: String,
+    /// The machine, in a line.
+    pub machine: String,
+    /// Whether it was cut short on request.
+    pub quick: bool,
+    /// Why its figures are to be doubted.
+    pub warnings: Vec<String>,
+}
+
+/// A report that was kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kept {
+    /// Of `cargo xtask bench`.
+    Bench(Box<bench::Report>),
+    /// Of `cargo xtask testbed`.
+    Testbed(Box<report::Report>),
+}
+
+impl Kept {
+    /// Reads a report of either kind.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is no report that this version of the project understands.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).at("read", path)?;
+        Self::parse(&text).map_err(|why| {
+            Error::unfit(
+                format!("{} {why}", path.display()),
+                "Name the JSON of an earlier run: of `cargo xtask bench --json FILE`, or from target/testbed",
+            )
+        })
+    }
+
+    fn parse(text: &[u8]) -> std::result::Result<Self, String> {
+        let value = serde_json::from_slice::<Value>(text);
+        let value = value.map_err(|error| format!("is no JSON: {error}"))?;
+        let bench = value.get("bench").is_some();
+        let known = if bench { bench::report::SCHEMA } else { report::SCHEMA };
+        match value.get("schema").and_then(Value::as_u64) {
+            None => return Err("is no report".into()),
+            Some(schema) if schema != u64::from(known) => {
+                return Err(format!("has schema {schema}, and this version reads {known}"));
+            }
+            Some(_) => {}
+        }
+        let report = if bench {
+            serde_json::from_value(value).map(|report| Self::Bench(Box::new(report)))
+        } else {
+            serde_json::from_value(value).map(|report| Self::Testbed(Box::new(report)))
+        };
+        report.map_err(|error| format!("is no report: {error}"))
+    }
+
+    /// What can be compared.
+    pub fn entries(&self) -> (Run, Vec<Entry>) {
+        match self {
+            Self::Bench(report) => of_bench(report),
+            Self::Testbed(report) => of_testbed(report),
+        }
+    }
+}
+
+/// What can be compared of a bench.
+pub fn of_bench(report: &bench::Report) -> (Run, Vec<Entry>) {
+    let run = Run {
+        bench: report.bench.clone(),
+        date: report.machine.date.clone(),
+        machine: report.machine.line(),
+        quick: report.quick,
+        warnings: report.machine.warnings(),
+    };
+    let entries = report.rows.iter().filter_map(|row| {
+        let figure = row.figure?;
+        Some(Entry {
+            lane: row.lane.clone(),
+            subject: row.subject.clone(),
+            case: row.case.clone(),
+            device: row.device.clone(),
+            unit: figure.unit,
+            value: figure.median,
+            rounds: row.rounds.clone(),
+        })
+    });
+    (run, entries.collect())
+}
+
+/// What can be compared of a run of the testbed: medians, 99th percentiles and mean bandwidths.
+pub fn of_testbed(report: &report::Report) -> (Run, Vec<Entry>) {
+    let environment = &report.environment;
+    let run = Run {
+        bench: "testbed".into(),
+        date: environment.date.clone(),
+        machine: format!(
+            "{}, {} cores, {} MiB, Linux {}; guests of Linux {} under {}",
+            environment.cpu,
+            environment.cores,
+            environment.memory_mib,
+            environment.host_kernel,
+            environment.guest_kernel,
+            environment.accelerator
+        ),
+        quick: false,
+        warnings: Vec::new(),
+    };
+    let entries = report.measurements.iter().flat_map(|measurement| {
+        let subject = measurement.program.map_or("TCP", Program::name);
+        let entry = |what: &str, unit, value| Entry {
+            lane: String::new(),
+            subject: format!("{subject} {what}"),
+            case: sizes::text(measurement.bytes),
+            device: measurement.transport.to_string(),
+            unit,
+            value,
+            rounds: Vec::new(),
+        };
+        /// Latencies are in microseconds.
+        const MICRO: f64 = 1e3;
+        let mebibytes = f64::from(1 << 20);
+        match measurement.values {
+            Values::Latency { p50, p99, .. } => vec![
+                entry("p50", Unit::Nanoseconds, p50 * MICRO),
+                entry("p99", Unit::Nanoseconds, p99 * MICRO),
+            ],
+            Values::RoundTrip { average } => {
+                vec![entry("mean", Unit::Nanoseconds, average * MICRO)]
+            }
+            Values::Bandwidth { average, .. } => {
+                vec![entry("mean", Unit::BytesPerSecond, average * mebibytes)]
+            }
+        }
+    });
+    (run, entries.collect())
+}
+
+/// Why two runs compare badly.
+pub(super) fn warnings(old: &Run, new: &Run) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if old.machine != new.machine {
+        warnings.push(format!(
+            "the runs are of different machines, which is a change by itself: {} before, {} now",
+            old.machine, new.machine
+        ));
+    }
+    if old.quick != new.quick {
+        let (quick, full) = if old.quick { ("old", "new") } else { ("new", "old") };
+        warnings.push(format!(
+            "the {quick} run was a quick one and the {full} one was not: quick runs say less, and may \
+             warm less up"
+        ));
+    }
+    for (which, run) in [("old", old), ("new", new)] {
+        warnings.extend(run.warnings.iter().map(|warning| format!("{which} run: {warning}")));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_report_is_told_from_one() {
+        for (text, why) in [
+            ("{", "no JSON"),
+            ("{}", "is no report"),
+            (r#"{"schema": 1, "bench": "x"}"#, "is no report: missing field"),
+            (r#"{"schema": 99, "bench": "x"}"#, "has schema 99"),
+            (r#"{"schema": 99}"#, "this version reads 1"),
+            ("[1]", "is no report"),
+        ] {
+            let error = Kept::parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        let error = Kept::read(Path::new("/no/such/file")).unwrap_err().to_string();
+        assert!(error.contains("cannot read /no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn names_leave_out_what_is_empty() {
+        assert_eq!(name("", "a", "", "b"), "a, b");
+        assert_eq!(name("here", "a", "c", ""), "a, c (here)");
+    }
+}

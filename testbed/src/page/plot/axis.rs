@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Axes: what they count, where their ticks are and what is written there.
+
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+
+use crate::{
+    bench::{Unit, memory, table},
+    page::text,
+};
+
+/// Labels that fit along an axis.
+const LABELS: usize = 6;
+
+/// What the numbers of an axis are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantity {
+    /// Numbers of a bench.
+    Unit(Unit),
+    /// Sizes in bytes that are powers of two, mostly.
+    Size,
+    /// Parts of 1, or whatever else has no unit.
+    Plain,
+}
+
+impl Quantity {
+    /// What the name of an axis says of its unit: "time in ns", "latency (ns)", "%".
+    pub fn of_name(name: &str) -> Self {
+        let last = name.rsplit([' ', ',', '(', '[']).next().unwrap_or(name);
+        let unit = last.trim_end_matches([')', ']']);
+        serde_json::from_value(unit.into()).map_or(Self::Plain, Self::Unit)
+    }
+
+    /// A number of it, as it is written at a tick.
+    pub fn tick(self, value: f64) -> String {
+        match self {
+            // A share that came without a unit.
+            Self::Plain => compact(value),
+            Self::Size => memory::size(value.round() as u64),
+            Self::Unit(Unit::Count) => compact(value),
+            Self::Unit(_) if value == 0.0 => "0".into(),
+            Self::Unit(unit) => {
+                // The next unit begins a little below, so that no tick says "1000 ns".
+                let (name, scale) = table::scale(unit, value * (1.0 + 1e-9));
+                let (name, scale) = larger(name, scale, value);
+                format!("{} {}", compact(value / scale), text::unit(name)).trim_end().into()
+            }
+        }
+    }
+
+    /// Whether it grows in steps of 1024.
+    fn is_binary(self) -> bool {
+        matches!(self, Self::Size | Self::Unit(Unit::Bytes | Unit::BytesPerSecond))
+    }
+}
+
+/// Tables keep small numbers of bytes in the smaller unit; ticks have round numbers and need not.
+fn larger(name: &'static str, scale: f64, value: f64) -> (&'static str, f64) {
+    const NEXT: [(&str, &str, f64); 4] = [
+        ("B", "KiB", 1024.0),
+        ("KiB", "MiB", 1024.0),
+        ("MiB", "GiB", 1024.0),
+        ("ms", "s", 1000.0),
+    ];
+    let next = NEXT.iter().find(|(from, _, by)| *from == name && value / scale >= *by);
+    next.map_or((name, scale), |(_, to, by)| (*to, scale * by))
+}
+
+/// A round number in few characters: `10k`, `2.5M`, `0.05`.
+fn compact(value: f64) -> String {
+    let (scale, suffix) = match value.abs() {
+        size if size >= 1e9 => (1e9, "G"),
+        size if size >= 1e6 => (1e6, "M"),
+        size if size >= 1e4 => (1e3, "k"),
+        _ => (1.0, ""),
+    };
+    let scaled = value / scale;
+    let text = if scaled == 0.0 || scaled.abs() >= 1e-3 {
+        format!("{scaled:.3}")
+    } else {
+        return format!("{scaled:.0e}");
+    };
+    format!("{}{suffix}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// An axis with the range that it shows.
+#[derive(Debug, Clone)]
+pub struct Axis {
+    quantity: Quantity,
+    log: bool,
+    low: f64,
+    high: f64,
+    ticks: Vec<f64>,
+}
+
+impl Axis {
+    /// An axis for these values, which are finite. It is logarithmic if they allow it and the largest is
+    /// at least `log_from` times the smallest; else, it begins at 0.
+    pub fn new(quantity: Quantity, values: impl Iterator<Item = f64>, log_from: f64) -> Self {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for value in values {
+            (low, high) = (low.min(value), high.max(value));
+        }
+        if low > high {
+            (low, high) = (0.0, 1.0);
+        }
+        if low > 0.0 && high / low >= log_from {
+            let ticks = log_ticks(quantity, low, high);
+            return Self { quantity, log: true, low, high, ticks };
+        }
+        let (low, high) = (low.min(0.0), high.max(0.0));
+        let high = if low == high { low + 1.0 } else { high };
+        let ticks = linear_ticks(quantity, low, high);
+        // A line that ends at the frame is hard to see.
+        let high = ticks.last().map_or(high, |last| high.max(*last));
+        Self { quantity, log: false, low, high, ticks }
+    }
+
+    /// Adds room at both ends, as parts of the whole.
+    #[must_use]
+    pub fn with_room(mut self, before: f64, after: f64) -> Self {
+        if self.log {
+            let span = (self.high / self.low).max(1.0 + 1e-9);
+            self.low /= span.powf(before);
+            self.high *= span.powf(after);
+        } else {
+            let span = self.high - self.low;
+            // What begins at 0 stays there.
+            self.low -= if self.low < 0.0 { span * before } else { 0.0 };
+            self.high += span * after;
+        }
+        self
+    }
+
+    /// Whether it is logarithmic.
+    pub fn is_log(&self) -> bool {
+        self.log
+    }
+
+    /// The smallest value that it shows.
+    pub fn low(&self) -> f64 {
+        self.low
+    }
+
+    /// What is written at a tick.
+    pub fn label(&self, value: f64) -> String {
+        self.quantity.tick(value)
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let place = |value: f64| if self.log { value.max(f64::MIN_POSITIVE).ln() } else { value };
+        let (low, high) = (place(self.low), place(self.high));
+        let part = ((place(*value) - low) / (high - low)).clamp(0.0, 1.0);
+        limit.0 + (part * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        let shown = self.ticks.iter().filter(|tick| (self.low..=self.high).contains(*tick));
+        shown.copied().collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+fn log_ticks(quantity: Quantity, low: f64, high: f64) -> Vec<f64> {
+    let inside = |ticks: Vec<f64>| {
+        let inside = ticks.into_iter().filter(|tick| (low * 0.999..=high * 1.001).contains(tick));
+        inside.collect::<Vec<_>>()
+    };
+    if quantity == Quantity::Size {
+        let exponents = |step: usize| (0..62).step_by(step).map(|power| 2f64.powi(power)).collect();
+        let choices = [1, 2, 4, 5, 10, 20].map(|step| inside(exponents(step)));
+        return choices.into_iter().find(|ticks| ticks.len() < LABELS).unwrap_or_default();
+    }
+    let decades: Vec<f64> = if quantity.is_binary() {
+        let powers = (0..6).map(|power| 1024f64.powi(power));
+        powers.flat_map(|power| [power, power * 10.0, power * 100.0]).collect()
+    } else {
+        (-9..16).map(|power| 10f64.powi(power)).collect()
+    };
+    let with = |between: &[f64]| {
+        inside(decades.iter().flat_map(|tick| between.iter().map(move |part| tick * part)).collect())
+    };
+    let choices = [with(&[1.0, 2.0, 5.0]), with(&[1.0, 3.0]), with(&[1.0])];
+    if let Some(ticks) = choices.into_iter().find(|ticks| ticks.len() <= LABELS) {
+        return ticks;
+    }
+    let all = with(&[1.0]);
+    let step = all.len().div_ceil(LABELS);
+    all.into_iter().step_by(step).collect()
+}
+
+fn linear_ticks(quantity: Quantity, low: f64, high: f64) -> Vec<f64> {
+    // Round numbers are round in the unit in which they are written.
+    let scale = match quantity {
+        Quantity::Unit(unit) => {
+            let (name, scale) = table::scale(unit, high);
+            larger(name, scale, high).1
+        }
+        Quantity::Size => 1024f64.powf((high.max(1.0).ln() / 1024f64.ln()).floor()),
+        Quantity::Plain => 1.0,
+    };
+    let span = (high - low) / scale;
+    let rough = span / (LABELS - 1) as f64;
+    let decade = 10f64.powf(rough.log10().floor());
+    let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|part| part * decade);
+    let step = steps.into_iter().find(|step| *step >= rough * 0.999).unwrap_or(span);
+    let first = (low / scale / step).ceil();
+    let count = ((span / step) + 1e-9).floor() as usize;
+    // The last one may lie a little above all values, if it is near.
+    let next = (first + count as f64 + 1.0) * step <= high / scale + step * 0.6;
+    (0..=count + usize::from(next)).map(|index| (first + index as f64) * step * scale).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(axis: &Axis) -> Vec<String> {
+        axis.key_points(10).into_iter().map(|tick| axis.label(tick)).collect()
+    }
+
+    fn axis(quantity: Quantity, low: f64, high: f64) -> Axis {
+        Axis::new(quantity, [low, high].into_iter(), 10.0)
+    }
+
+    #[test]
+    fn ticks_are_round_in_their_own_units() {
+        let time = Quantity::Unit(Unit::Nanoseconds);
+        for (quantity, low, high, expected) in [
+            (time, 90.0, 30e6, "100 ns, 1 µs, 10 µs, 100 µs, 1 ms, 10 ms"),
+            (time, 100.0, 1500.0, "100 ns, 200 ns, 500 ns, 1 µs"),
+            (time, 800.0, 2.2e3, "0, 0.5 µs, 1 µs, 1.5 µs, 2 µs, 2.5 µs"),
+            (Quantity::Size, 2.0, 8e6, "32 B, 1 KiB, 32 KiB, 1 MiB"),
+            (Quantity::Size, 64.0, 4096.0, "64 B, 256 B, 1 KiB, 4 KiB"),
+            (Quantity::Unit(Unit::BytesPerSecond), 3e6, 4e10, "10 MiB/s, 100 MiB/s, 1 GiB/s, 10 GiB/s"),
+            (Quantity::Unit(Unit::BytesPerSecond), 8e9, 2e10, "0, 5 GiB/s, 10 GiB/s, 15 GiB/s, 20 GiB/s"),
+            (Quantity::Unit(Unit::PerSecond), 1.2e7, 2.4e7, "0, 5 M/s, 10 M/s, 15 M/s, 20 M/s, 25 M/s"),
+            (Quantity::Plain, 1.0, 10_000.0, "1, 10, 100, 1000, 10k"),
+            (Quantity::Plain, 0.0, 1.0, "0, 0.2, 0.4, 0.6, 0.8, 1"),
+            (Quantity::Unit(Unit::Percent), 0.01, 0.05, "0, 0.01 %, 0.02 %, 0.03 %, 0.04 %, 0.05 %"),
+        ] {
+            assert_eq!(labels(&axis(quantity, low, high)).join(", "), expected);
+        }
+    }
+
+    #[test]
+    fn values_lie_where_they_belong() {
+        let axis = axis(Quantity::Plain, 1.0, 100.0);
+        assert!(axis.is_log());
+        assert_eq!([1.0, 10.0, 100.0].map(|value| axis.map(&value, (0, 200))), [0, 100, 200]);
+        // Downwards, as on a screen; and what is outside stays at the frame.
+        assert_eq!([1.0, 1e9, -5.0].map(|value| axis.map(&value, (200, 0))), [200, 0, 200]);
+        let roomy = axis.with_room(0.1, 0.1);
+        assert!(roomy.low() < 1.0 && roomy.range().end > 100.0);
+    }
+
+    #[test]
+    fn odd_ranges_have_an_axis_too() {
+        for values in [vec![], vec![0.0], vec![5.0], vec![-3.0, 4.0], vec![1e-300, 1e300], vec![7.0; 3]] {
+            let axis = Axis::new(Quantity::Plain, values.iter().copied(), 10.0);
+            let range = axis.range();
+            assert!(range.start < range.end || values == [1e-300, 1e300], "{values:?}: {range:?}");
+            assert!(labels(&axis).len() <= 8, "{values:?}: {:?}", labels(&axis));
+            let _ = axis.map(&1.0, (0, 100));
+        }
+    }
+
+    #[test]
+    fn names_of_axes_tell_units() {
+        for (name, unit) in [
+            ("time in ns", Quantity::Unit(Unit::Nanoseconds)),
+            ("latency (ns)", Quantity::Unit(Unit::Nanoseconds)),
+            ("share of samples, %", Quantity::Unit(Unit::Percent)),
+            ("bandwidth [B/s]", Quantity::Unit(Unit::BytesPerSecond)),
+            ("queue pairs", Quantity::Plain),
+            ("", Quantity::Plain),
+        ] {
+            assert_eq!(Quantity::of_name(name), unit, "{name}");
+        }
+    }
+}
