@@ -35,6 +35,12 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How long it took.
     pub seconds: f64,
+    /// The command that ran it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub command: Option<String>,
+    /// The commit that was measured, and whether files differed from it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub commit: Option<String>,
 }
 
 /// One figure, or why there is none.
@@ -212,6 +218,8 @@ impl Report {
             curves,
             notes,
             seconds: 0.0,
+            command: None,
+            commit: None,
         }
     }
 

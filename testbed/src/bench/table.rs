@@ -10,7 +10,8 @@ use super::{
     sample::{Figure, Unit},
 };
 
-const HEADINGS: [&str; 8] =
+/// Headings of the columns.
+pub(crate) const HEADINGS: [&str; 8] =
     ["what", "case", "device", "median", "half lie in", "unit", "samples", "ratio"];
 
 /// Explains the columns.
@@ -113,7 +114,8 @@ fn table<'a>(rows: impl Iterator<Item = &'a Row>, style: Style) -> String {
     }
 }
 
-fn cells(row: &Row) -> [String; HEADINGS.len()] {
+/// What is written under the [`HEADINGS`].
+pub(crate) fn cells(row: &Row) -> [String; HEADINGS.len()] {
     let names = [row.subject.clone(), row.case.clone(), row.device.clone()];
     let ratio = row.compared.as_ref().map_or(String::new(), |compared| {
         format!("{} x {}", number(compared.times), compared.with)
@@ -160,10 +162,10 @@ pub fn scale(unit: Unit, value: f64) -> (&'static str, f64) {
 
 /// Three significant digits, or all before the point.
 pub(crate) fn number(value: f64) -> String {
-    match value {
-        _ if value >= 99.95 => format!("{value:.0}"),
-        _ if value >= 9.995 => format!("{value:.1}"),
-        _ if value >= 0.1 => format!("{value:.2}"),
+    match value.abs() {
+        size if size >= 99.95 => format!("{value:.0}"),
+        size if size >= 9.995 => format!("{value:.1}"),
+        size if size >= 0.1 => format!("{value:.2}"),
         _ => format!("{value:.4}"),
     }
 }

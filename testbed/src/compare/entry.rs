@@ -156,7 +156,16 @@ pub fn of_testbed(report: &report::Report) -> (Run, Vec<Entry>) {
         warnings: Vec::new(),
     };
     let entries = report.measurements.iter().flat_map(|measurement| {
-        let subject = measurement.program.map_or("TCP", Program::name);
+        let subject = measurement.program.map_or_else(
+            || {
+                if matches!(measurement.values, Values::Bandwidth { .. }) {
+                    "stream"
+                } else {
+                    "ping-pong"
+                }
+            },
+            Program::name,
+        );
         let entry = |what: &str, unit, value| Entry {
             lane: String::new(),
             subject: format!("{subject} {what}"),

@@ -8,10 +8,23 @@ pub fn unit(name: &str) -> &str {
     if name == "us" { "µs" } else { name }
 }
 
+/// A phrase that stands by itself begins with a capital; a name stays as it is.
+pub fn sentence(phrase: &str) -> String {
+    let word = phrase.split([' ', ',', ':']).next().unwrap_or_default();
+    let mut letters = phrase.chars();
+    match letters.next() {
+        Some(first) if word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') => {
+            first.to_uppercase().chain(letters).collect()
+        }
+        _ => phrase.into(),
+    }
+}
+
 /// A number with the unit that suits it.
 pub fn value(kind: Unit, value: f64) -> String {
     let (name, scale) = table::scale(kind, value.abs());
-    format!("{} {}", number(value / scale), unit(name)).trim_end().into()
+    let digits = if kind == Unit::Count { number(value) } else { table::number(value / scale) };
+    format!("{digits} {}", unit(name)).trim_end().into()
 }
 
 /// Three significant digits, or all before the point, with thousands set apart; whole numbers stay whole.
@@ -39,6 +52,15 @@ pub fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_no_sentences() {
+        let texts =
+            ["register", "wake-up from idle", "ib_write_lat", "vNIC against", "8 B", "", "été"];
+        let expected =
+            ["Register", "Wake-up from idle", "ib_write_lat", "vNIC against", "8 B", "", "été"];
+        assert_eq!(texts.map(sentence), expected);
+    }
 
     #[test]
     fn numbers_are_read_at_a_glance() {

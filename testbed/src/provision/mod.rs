@@ -3,6 +3,7 @@
 //!
 //! Everything is built once and kept in a [`cache`] by the hash of its inputs.
 
+pub mod browser;
 pub mod cache;
 pub mod guest_program;
 pub mod image;

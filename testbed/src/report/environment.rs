@@ -83,13 +83,12 @@ impl Environment {
             ((*name).to_string(), package_version(&status, name).unwrap_or(UNKNOWN).to_string())
         });
         let workspace = provision.workspace().root();
-        let git =
-            |arguments: &[&str]| said(Command::new("git").arg("-C").arg(workspace).args(arguments));
+        let (commit, modified) = commit(workspace);
         let guest = VmConfig::new("", accelerator);
         Ok(Self {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            commit: git(&["rev-parse", "HEAD"]).unwrap_or_else(|| UNKNOWN.into()),
-            modified: git(&["status", "--porcelain", "--untracked-files=no"]).is_some(),
+            commit: commit.unwrap_or_else(|| UNKNOWN.into()),
+            modified,
             cpu: cpu(),
             cores: thread::available_parallelism().map_or(1, usize::from),
             memory_mib: memory_mib(),
@@ -111,10 +110,9 @@ impl Environment {
 
     /// All of it as names and values for people.
     pub fn lines(&self) -> Vec<(String, String)> {
-        let modified = if self.modified { ", with changes" } else { "" };
         let mut lines = [
             ("date", self.date.clone()),
-            ("commit", format!("{}{modified}", self.commit)),
+            ("commit", commit_line(&self.commit, self.modified)),
             ("CPU", format!("{}, {} cores", self.cpu, self.cores)),
             ("memory", format!("{} MiB", self.memory_mib)),
             ("host", format!("{}, Linux {}", self.host, self.host_kernel)),
@@ -142,6 +140,20 @@ impl Environment {
         lines.extend(self.packages.iter().map(|(name, version)| (name.clone(), version.clone())));
         lines
     }
+}
+
+/// The commit of the files in `workspace`, if they are under version control, and whether they differ
+/// from it.
+pub(crate) fn commit(workspace: &Path) -> (Option<String>, bool) {
+    let git =
+        |arguments: &[&str]| said(Command::new("git").arg("-C").arg(workspace).args(arguments));
+    let modified = git(&["status", "--porcelain", "--untracked-files=no"]).is_some();
+    (git(&["rev-parse", "HEAD"]), modified)
+}
+
+/// A commit for people.
+pub(crate) fn commit_line(commit: &str, modified: bool) -> String {
+    format!("{commit}{}", if modified { ", with changes" } else { "" })
 }
 
 /// Model of the host's processor.

@@ -56,6 +56,9 @@ pub struct Report {
     pub failure: Option<String>,
     /// Seconds from the first line of the command to the last number.
     pub seconds: f64,
+    /// The command that ran it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub command: Option<String>,
 }
 
 /// What was asked for.
@@ -122,6 +125,7 @@ impl Report {
             over: None,
             failure: None,
             seconds: 0.0,
+            command: None,
         }
     }
 

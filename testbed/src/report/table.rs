@@ -12,7 +12,8 @@ use crate::{
 /// What stands where there is no number.
 pub(super) const MISSING: &str = "-";
 
-const HEADINGS: [&str; 11] = [
+/// Headings of the columns.
+pub(crate) const HEADINGS: [&str; 11] = [
     "program",
     "size",
     "unit",
@@ -85,20 +86,12 @@ fn without_inner_rules(text: &str) -> String {
     kept.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
-/// Each row with its program.
-fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
+/// Each row, under its program.
+pub(crate) fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
     let mut rows = Vec::new();
     for &program in &report.settings.programs {
-        let mut all = report.settings.sizes.of(program.kind()).to_vec();
-        // A ping-pong has sizes of its own.
-        if program.kind() == Kind::PingPong {
-            let own = report.measurements.iter().filter(|m| m.program == Some(program));
-            all.extend(own.map(|measurement| measurement.bytes));
-        }
-        all.sort_unstable();
-        all.dedup();
         let group = program.name();
-        for bytes in all {
+        for bytes in sizes_of(report, program) {
             rows.push((group.into(), row(report, program, bytes)));
             if program.kind() == Kind::Bandwidth && bytes == goals::SMALL {
                 rows.extend(rates(report, program).map(|cells| (group.into(), cells)));
@@ -108,10 +101,43 @@ fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
     rows
 }
 
+fn sizes_of(report: &Report, program: Program) -> Vec<u64> {
+    let mut all = report.settings.sizes.of(program.kind()).to_vec();
+    // A ping-pong has sizes of its own.
+    if program.kind() == Kind::PingPong {
+        let own = report.measurements.iter().filter(|m| m.program == Some(program));
+        all.extend(own.map(|measurement| measurement.bytes));
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// What stands in the table for a program over a transport, by size.
+pub(crate) fn of(
+    report: &Report,
+    program: Program,
+    transport: Transport,
+) -> Vec<(u64, &Measurement)> {
+    let sizes = sizes_of(report, program).into_iter();
+    sizes.filter_map(|bytes| Some((bytes, find(report, program, transport, bytes)?))).collect()
+}
+
+fn find(
+    report: &Report,
+    program: Program,
+    transport: Transport,
+    bytes: u64,
+) -> Option<&Measurement> {
+    match transport {
+        Transport::Tcp => tcp_of(report, program, bytes),
+        _ => report.find(program, transport, bytes),
+    }
+}
+
 fn row(report: &Report, program: Program, bytes: u64) -> Vec<String> {
-    let vnic = report.find(program, Transport::Vnic, bytes);
-    let rxe = report.find(program, Transport::Rxe, bytes);
-    let tcp = tcp_of(report, program, bytes);
+    let [vnic, rxe, tcp] = [Transport::Vnic, Transport::Rxe, Transport::Tcp]
+        .map(|transport| find(report, program, transport, bytes));
     let unit = match program.kind() {
         Kind::Bandwidth => "MiB/s",
         Kind::Show | Kind::PingPong | Kind::Latency => "us",

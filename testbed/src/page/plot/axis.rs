@@ -6,12 +6,12 @@ use std::ops::Range;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 
 use crate::{
-    bench::{Unit, memory, table},
+    bench::{Unit, memory},
     page::text,
 };
 
-/// Labels that fit along an axis.
-const LABELS: usize = 6;
+/// Labels that fit along an axis that is as long as a picture.
+pub const LABELS: usize = 6;
 
 /// What the numbers of an axis are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +35,21 @@ impl Quantity {
     /// A number of it, as it is written at a tick.
     pub fn tick(self, value: f64) -> String {
         match self {
-            // A share that came without a unit.
             Self::Plain => compact(value),
             Self::Size => memory::size(value.round() as u64),
-            Self::Unit(Unit::Count) => compact(value),
             Self::Unit(_) if value == 0.0 => "0".into(),
             Self::Unit(unit) => {
-                // The next unit begins a little below, so that no tick says "1000 ns".
-                let (name, scale) = table::scale(unit, value * (1.0 + 1e-9));
-                let (name, scale) = larger(name, scale, value);
-                format!("{} {}", compact(value / scale), text::unit(name)).trim_end().into()
+                let (name, scale) = step(unit, value);
+                format!("{} {name}", compact(value / scale)).trim_end().into()
             }
+        }
+    }
+
+    /// A number of it in words.
+    pub fn say(self, value: f64) -> String {
+        match self {
+            Self::Unit(unit) => text::value(unit, value),
+            Self::Size | Self::Plain => self.tick(value),
         }
     }
 
@@ -55,16 +59,23 @@ impl Quantity {
     }
 }
 
-/// Tables keep small numbers of bytes in the smaller unit; ticks have round numbers and need not.
-fn larger(name: &'static str, scale: f64, value: f64) -> (&'static str, f64) {
-    const NEXT: [(&str, &str, f64); 4] = [
-        ("B", "KiB", 1024.0),
-        ("KiB", "MiB", 1024.0),
-        ("MiB", "GiB", 1024.0),
-        ("ms", "s", 1000.0),
-    ];
-    let next = NEXT.iter().find(|(from, _, by)| *from == name && value / scale >= *by);
-    next.map_or((name, scale), |(_, to, by)| (*to, scale * by))
+/// The largest unit that a number has one of. Tables have fewer, so that what stands in a column has the
+/// same; ticks have them all, so that their numbers are short.
+fn step(unit: Unit, value: f64) -> (&'static str, f64) {
+    const KIB: f64 = 1024.0;
+    let steps: &[(&str, f64)] = match unit {
+        Unit::Nanoseconds => &[("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)],
+        Unit::Bytes => &[("B", 1.0), ("KiB", KIB), ("MiB", KIB * KIB), ("GiB", KIB * KIB * KIB)],
+        Unit::BytesPerSecond => {
+            &[("B/s", 1.0), ("KiB/s", KIB), ("MiB/s", KIB * KIB), ("GiB/s", KIB * KIB * KIB)]
+        }
+        Unit::PerSecond => &[("/s", 1.0), ("k/s", 1e3), ("M/s", 1e6)],
+        Unit::Percent => &[("%", 1.0)],
+        Unit::Count => &[("", 1.0)],
+    };
+    // A little less, so that a sum of steps that should be whole is.
+    let has_one = |(_, scale): &&(&str, f64)| value.abs() >= scale * (1.0 - 1e-9);
+    *steps.iter().rev().find(has_one).unwrap_or(&steps[0])
 }
 
 /// A round number in few characters: `10k`, `2.5M`, `0.05`.
@@ -96,8 +107,13 @@ pub struct Axis {
 
 impl Axis {
     /// An axis for these values, which are finite. It is logarithmic if they allow it and the largest is
-    /// at least `log_from` times the smallest; else, it begins at 0.
-    pub fn new(quantity: Quantity, values: impl Iterator<Item = f64>, log_from: f64) -> Self {
+    /// at least `log_from` times the smallest; else, it begins at 0. It has about `labels` ticks at most.
+    pub fn new(
+        quantity: Quantity,
+        values: impl Iterator<Item = f64>,
+        log_from: f64,
+        labels: usize,
+    ) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values {
             (low, high) = (low.min(value), high.max(value));
@@ -106,15 +122,46 @@ impl Axis {
             (low, high) = (0.0, 1.0);
         }
         if low > 0.0 && high / low >= log_from {
-            let ticks = log_ticks(quantity, low, high);
+            let ticks = log_ticks(quantity, low, high, labels);
             return Self { quantity, log: true, low, high, ticks };
         }
         let (low, high) = (low.min(0.0), high.max(0.0));
         let high = if low == high { low + 1.0 } else { high };
-        let ticks = linear_ticks(quantity, low, high);
+        let ticks = linear_ticks(quantity, low, high, labels);
         // A line that ends at the frame is hard to see.
         let high = ticks.last().map_or(high, |last| high.max(*last));
         Self { quantity, log: false, low, high, ticks }
+    }
+
+    /// An axis for places at which something was measured: they have the ticks, if all labels fit.
+    pub fn of_places(quantity: Quantity, places: &[f64]) -> Self {
+        const LOG_FROM: f64 = 8.0;
+        let mut axis = Self::new(quantity, places.iter().copied(), LOG_FROM, LABELS);
+        let mut places = places.to_vec();
+        places.sort_unstable_by(f64::total_cmp);
+        places.dedup();
+        let all = places.len();
+        let mut last: Option<f64> = None;
+        places.retain(|place| {
+            let fits = last.is_none_or(|last| axis.are_apart(last, *place));
+            last = if fits { Some(*place) } else { last };
+            fits
+        });
+        if places.len() * 3 >= all * 2 {
+            axis.ticks = places;
+        }
+        axis
+    }
+
+    /// Whether the labels of two ticks have room beside each other, on an axis across a picture.
+    fn are_apart(&self, left: f64, right: f64) -> bool {
+        /// Pixels of an axis, of a letter, and of the room between labels.
+        const AXIS: i32 = 230;
+        const LETTER: f64 = 6.6;
+        const BETWEEN: f64 = 8.0;
+        let [from, to] = [left, right].map(|place| self.map(&place, (0, AXIS)));
+        let letters = [left, right].map(|place| self.label(place).chars().count() as f64);
+        f64::from(to - from) >= letters.iter().sum::<f64>() / 2.0 * LETTER + BETWEEN
     }
 
     /// Adds room at both ends, as parts of the whole.
@@ -170,7 +217,7 @@ impl Ranged for Axis {
     }
 }
 
-fn log_ticks(quantity: Quantity, low: f64, high: f64) -> Vec<f64> {
+fn log_ticks(quantity: Quantity, low: f64, high: f64, labels: usize) -> Vec<f64> {
     let inside = |ticks: Vec<f64>| {
         let inside = ticks.into_iter().filter(|tick| (low * 0.999..=high * 1.001).contains(tick));
         inside.collect::<Vec<_>>()
@@ -178,7 +225,7 @@ fn log_ticks(quantity: Quantity, low: f64, high: f64) -> Vec<f64> {
     if quantity == Quantity::Size {
         let exponents = |step: usize| (0..62).step_by(step).map(|power| 2f64.powi(power)).collect();
         let choices = [1, 2, 4, 5, 10, 20].map(|step| inside(exponents(step)));
-        return choices.into_iter().find(|ticks| ticks.len() < LABELS).unwrap_or_default();
+        return choices.into_iter().find(|ticks| ticks.len() < labels).unwrap_or_default();
     }
     let decades: Vec<f64> = if quantity.is_binary() {
         let powers = (0..6).map(|power| 1024f64.powi(power));
@@ -187,29 +234,28 @@ fn log_ticks(quantity: Quantity, low: f64, high: f64) -> Vec<f64> {
         (-9..16).map(|power| 10f64.powi(power)).collect()
     };
     let with = |between: &[f64]| {
-        inside(decades.iter().flat_map(|tick| between.iter().map(move |part| tick * part)).collect())
+        inside(
+            decades.iter().flat_map(|tick| between.iter().map(move |part| tick * part)).collect(),
+        )
     };
     let choices = [with(&[1.0, 2.0, 5.0]), with(&[1.0, 3.0]), with(&[1.0])];
-    if let Some(ticks) = choices.into_iter().find(|ticks| ticks.len() <= LABELS) {
+    if let Some(ticks) = choices.into_iter().find(|ticks| ticks.len() <= labels) {
         return ticks;
     }
     let all = with(&[1.0]);
-    let step = all.len().div_ceil(LABELS);
+    let step = all.len().div_ceil(labels);
     all.into_iter().step_by(step).collect()
 }
 
-fn linear_ticks(quantity: Quantity, low: f64, high: f64) -> Vec<f64> {
+fn linear_ticks(quantity: Quantity, low: f64, high: f64, labels: usize) -> Vec<f64> {
     // Round numbers are round in the unit in which they are written.
     let scale = match quantity {
-        Quantity::Unit(unit) => {
-            let (name, scale) = table::scale(unit, high);
-            larger(name, scale, high).1
-        }
+        Quantity::Unit(unit) => step(unit, high).1,
         Quantity::Size => 1024f64.powf((high.max(1.0).ln() / 1024f64.ln()).floor()),
         Quantity::Plain => 1.0,
     };
     let span = (high - low) / scale;
-    let rough = span / (LABELS - 1) as f64;
+    let rough = span / (labels - 1) as f64;
     let decade = 10f64.powf(rough.log10().floor());
     let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|part| part * decade);
     let step = steps.into_iter().find(|step| *step >= rough * 0.999).unwrap_or(span);
@@ -229,7 +275,7 @@ mod tests {
     }
 
     fn axis(quantity: Quantity, low: f64, high: f64) -> Axis {
-        Axis::new(quantity, [low, high].into_iter(), 10.0)
+        Axis::new(quantity, [low, high].into_iter(), 10.0, LABELS)
     }
 
     #[test]
@@ -238,15 +284,35 @@ mod tests {
         for (quantity, low, high, expected) in [
             (time, 90.0, 30e6, "100 ns, 1 µs, 10 µs, 100 µs, 1 ms, 10 ms"),
             (time, 100.0, 1500.0, "100 ns, 200 ns, 500 ns, 1 µs"),
-            (time, 800.0, 2.2e3, "0, 0.5 µs, 1 µs, 1.5 µs, 2 µs, 2.5 µs"),
-            (Quantity::Size, 2.0, 8e6, "32 B, 1 KiB, 32 KiB, 1 MiB"),
+            (time, 800.0, 2.2e3, "0, 500 ns, 1 µs, 1.5 µs, 2 µs, 2.5 µs"),
+            (Quantity::Size, 2.0, 8e6, "16 B, 256 B, 4 KiB, 64 KiB, 1 MiB"),
             (Quantity::Size, 64.0, 4096.0, "64 B, 256 B, 1 KiB, 4 KiB"),
-            (Quantity::Unit(Unit::BytesPerSecond), 3e6, 4e10, "10 MiB/s, 100 MiB/s, 1 GiB/s, 10 GiB/s"),
-            (Quantity::Unit(Unit::BytesPerSecond), 8e9, 2e10, "0, 5 GiB/s, 10 GiB/s, 15 GiB/s, 20 GiB/s"),
-            (Quantity::Unit(Unit::PerSecond), 1.2e7, 2.4e7, "0, 5 M/s, 10 M/s, 15 M/s, 20 M/s, 25 M/s"),
+            (
+                Quantity::Unit(Unit::BytesPerSecond),
+                3e6,
+                4e10,
+                "10 MiB/s, 100 MiB/s, 1 GiB/s, 10 GiB/s",
+            ),
+            (
+                Quantity::Unit(Unit::BytesPerSecond),
+                8e9,
+                2e10,
+                "0, 5 GiB/s, 10 GiB/s, 15 GiB/s, 20 GiB/s",
+            ),
+            (
+                Quantity::Unit(Unit::PerSecond),
+                1.2e7,
+                2.4e7,
+                "0, 5 M/s, 10 M/s, 15 M/s, 20 M/s, 25 M/s",
+            ),
             (Quantity::Plain, 1.0, 10_000.0, "1, 10, 100, 1000, 10k"),
             (Quantity::Plain, 0.0, 1.0, "0, 0.2, 0.4, 0.6, 0.8, 1"),
-            (Quantity::Unit(Unit::Percent), 0.01, 0.05, "0, 0.01 %, 0.02 %, 0.03 %, 0.04 %, 0.05 %"),
+            (
+                Quantity::Unit(Unit::Percent),
+                0.01,
+                0.05,
+                "0, 0.01 %, 0.02 %, 0.03 %, 0.04 %, 0.05 %",
+            ),
         ] {
             assert_eq!(labels(&axis(quantity, low, high)).join(", "), expected);
         }
@@ -264,9 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn places_have_the_ticks_if_they_are_few() {
+        let few = Axis::of_places(Quantity::Plain, &[64.0, 1.0, 4.0, 16.0, 256.0, 4.0]);
+        assert_eq!(labels(&few), ["1", "4", "16", "64", "256"]);
+        let near = [2.0, 64.0, 4096.0, 65536.0, f64::from(1 << 20), f64::from(8 << 20)];
+        let near = Axis::of_places(Quantity::Size, &near);
+        assert_eq!(labels(&near), ["2 B", "64 B", "4 KiB", "1 MiB"]);
+        let many = (1..=20).map(|power| 2f64.powi(power)).collect::<Vec<_>>();
+        assert_eq!(
+            labels(&Axis::of_places(Quantity::Size, &many)).join(", "),
+            "16 B, 256 B, 4 KiB, 64 KiB, 1 MiB"
+        );
+    }
+
+    #[test]
     fn odd_ranges_have_an_axis_too() {
-        for values in [vec![], vec![0.0], vec![5.0], vec![-3.0, 4.0], vec![1e-300, 1e300], vec![7.0; 3]] {
-            let axis = Axis::new(Quantity::Plain, values.iter().copied(), 10.0);
+        for values in
+            [vec![], vec![0.0], vec![5.0], vec![-3.0, 4.0], vec![1e-300, 1e300], vec![7.0; 3]]
+        {
+            let axis = Axis::new(Quantity::Plain, values.iter().copied(), 10.0, LABELS);
             let range = axis.range();
             assert!(range.start < range.end || values == [1e-300, 1e300], "{values:?}: {range:?}");
             assert!(labels(&axis).len() <= 8, "{values:?}: {:?}", labels(&axis));

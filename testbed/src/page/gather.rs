@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Keeps the reports of runs in a folder, and the page that shows the newest of each.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{Inputs, render};
+use crate::{
+    bench,
+    compare::{Comparison, entry::Kept},
+    error::{Doing, Result},
+    report,
+};
+
+/// The page.
+const PAGE: &str = "report.html";
+
+/// Name of the testbed's report, without its ending.
+const TESTBED: &str = "report";
+
+/// Names of the benches' reports, without their endings, in the order of the page.
+const BENCHES: [&str; 2] = ["bench", "memory"];
+
+/// Keeps the report of a bench in `folder`, with what it was compared with, and renews the page there.
+/// Returns where the page is.
+///
+/// # Errors
+/// When something cannot be written. What cannot be read, the page tells.
+pub fn keep_bench(
+    folder: &Path,
+    report: &bench::Report,
+    comparison: Option<&Comparison>,
+) -> Result<PathBuf> {
+    let name = BENCHES.into_iter().find(|name| *name == report.bench).unwrap_or(BENCHES[0]);
+    fs::create_dir_all(folder).at("make", folder)?;
+    write(&folder.join(format!("{name}.json")), &report.json()?)?;
+    renew(folder, name, comparison)
+}
+
+/// Keeps the report of the testbed in `folder`, like [`keep_bench`].
+///
+/// # Errors
+/// When something cannot be written.
+pub fn keep_testbed(
+    folder: &Path,
+    report: &report::Report,
+    comparison: Option<&Comparison>,
+) -> Result<PathBuf> {
+    report.write(folder)?;
+    renew(folder, TESTBED, comparison)
+}
+
+fn renew(folder: &Path, name: &str, comparison: Option<&Comparison>) -> Result<PathBuf> {
+    let path = compared(folder, name);
+    match comparison {
+        Some(comparison) => {
+            let json = serde_json::to_string_pretty(comparison);
+            write(&path, &(json.doing(|| "serialise the comparison".into())? + "\n"))?;
+        }
+        // One of an earlier run would only mislead.
+        None => match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).at("remove", &path);
+            }
+            _ => {}
+        },
+    }
+    let page = folder.join(PAGE);
+    write(&page, &render(&gather(folder)))?;
+    Ok(page)
+}
+
+fn compared(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("compare-{name}.json"))
+}
+
+/// Reads all that earlier runs left in `folder`.
+fn gather(folder: &Path) -> Inputs {
+    let mut inputs = Inputs::default();
+    for name in BENCHES.into_iter().chain([TESTBED]) {
+        let path = folder.join(format!("{name}.json"));
+        if !path.exists() {
+            continue;
+        }
+        match Kept::read(&path) {
+            Ok(Kept::Bench(report)) => inputs.benches.push(*report),
+            Ok(Kept::Testbed(report)) => inputs.testbed = Some(*report),
+            Err(error) => inputs.absent.push(format!("An earlier run is left out: {error}")),
+        }
+        let comparison = fs::read(compared(folder, name)).ok();
+        let comparison = comparison.and_then(|text| serde_json::from_slice(&text).ok());
+        inputs.comparisons.extend(comparison);
+    }
+    inputs
+}
+
+/// Writes a file that is whole whenever somebody looks at it.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let unfinished = path.with_extension("unfinished");
+    fs::write(&unfinished, text).at("write", &unfinished)?;
+    fs::rename(&unfinished, path).at("finish", path)
+}
