@@ -10,10 +10,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use vnic_testbed::bench::{Machine, Report, table};
+use vnic_testbed::compare::{entry, table as changes};
 use vnic_testbed::host::Watch;
+use vnic_testbed::page::gather;
 use vnic_testbed::provision::workspace::Workspace;
+use vnic_testbed::report::environment;
 
-use crate::{fitness, tools};
+use crate::{compare, fitness, tools};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -33,6 +36,8 @@ enum Bench {
     /// Registering, translating, faulting in and taking back memory that nobody pins
     #[command(after_help = memory::MEMORY)]
     Memory(memory::Memory),
+    /// Say what changed, beyond noise, from one run to another, without measuring
+    Compare(compare::Two),
 }
 
 /// What becomes of a report.
@@ -50,31 +55,38 @@ struct Output {
     /// Fail if the machine is not fit to measure on, before or after the run
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    compare: compare::Against,
 }
 
 /// Builds what is needed, measures and reports.
 ///
 /// # Errors
-/// When any of it fails; with `--check`, also when a goal is missed, and with `--strict` when the machine
-/// is not fit.
+/// When any of it fails; with `--check`, also when a goal is missed, with `--strict` when the machine is not
+/// fit, and with `--fail-above` when a figure became worse.
 pub fn run(args: &Args) -> Result<()> {
+    let (name, output) = match &args.bench {
+        Some(Bench::Compare(two)) => return compare::run(two),
+        Some(Bench::Memory(memory)) => ("memory", &memory.output),
+        Some(Bench::Path(path)) => ("path", &path.output),
+        None => ("path", &args.path.output),
+    };
+    let old = output.compare.old()?;
+    if let Some(old) = &old {
+        old.check(name)?;
+    }
     if cfg!(debug_assertions) {
         return again_optimised();
     }
     let since = Instant::now();
     let daemon = build_daemon()?;
     let machine = Machine::look();
-    let (name, quick, output) = match &args.bench {
-        Some(Bench::Memory(memory)) => ("memory", memory.quick, &memory.output),
-        Some(Bench::Path(path)) => ("path", path.quick, &path.output),
-        None => ("path", args.path.quick, &args.path.output),
-    };
     fitness::before(&machine.warnings(), output.strict)?;
     let watch = Watch::begin();
-    let mut findings = match &args.bench {
-        Some(Bench::Memory(memory)) => memory.run(&daemon)?,
-        Some(Bench::Path(path)) => path.run(&daemon)?,
-        None => args.path.run(&daemon)?,
+    let (quick, mut findings) = match &args.bench {
+        Some(Bench::Memory(memory)) => (memory.quick, memory.run(&daemon)?),
+        Some(Bench::Path(path)) => (path.quick, path.run(&daemon)?),
+        _ => (args.path.quick, args.path.run(&daemon)?),
     };
     let over = watch.end();
     findings.notes.extend(machine.warnings());
@@ -82,7 +94,10 @@ pub fn run(args: &Args) -> Result<()> {
     findings.notes.push(over.note());
     let mut report = Report::new(name, quick, machine, findings);
     report.seconds = since.elapsed().as_secs_f64();
-    finish(&report, output)?;
+    report.warnings = [report.machine.warnings(), over.warnings()].concat();
+    report.command = Some(tools::command_line());
+    report.commit = environment::commit_of(&tools::root());
+    finish(&report, output, old.as_ref())?;
     fitness::after(&over.warnings(), output.strict)
 }
 
@@ -107,44 +122,41 @@ fn build_daemon() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Where the newest report of the data path lies, for whoever draws it.
-fn newest() -> PathBuf {
-    Workspace::at(&tools::root()).target().join("testbed/bench.json")
-}
-
 /// Writes the report wherever it is wanted, and judges it.
-fn finish(report: &Report, output: &Output) -> Result<()> {
+fn finish(report: &Report, output: &Output, old: Option<&compare::Old>) -> Result<()> {
     let write = |file: &Path, text: &str| {
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
     };
     let json = report.json()?;
-    if report.bench == "path" {
-        let file = newest();
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        write(&file, &json)?;
-    }
+    let comparison = old.map(|old| old.with(entry::of_bench(report)));
+    let folder = Workspace::at(&tools::root()).target().join("testbed");
+    let page = gather::keep_bench(&folder, report, comparison.as_ref())?;
     if let Some(file) = &output.markdown {
         write(file, &table::render(report, table::Style::Markdown))?;
     }
     let mut out = std::io::stdout().lock();
     let text = match &output.json {
-        Some(file) if file == Path::new("-") => json,
+        Some(file) if file == Path::new("-") => {
+            if let Some(comparison) = &comparison {
+                eprint!("{}", changes::render(comparison));
+            }
+            json
+        }
         file => {
             if let Some(file) = file {
                 write(file, &json)?;
             }
             let table = table::render(report, table::Style::Terminal);
             let line = report.machine.line();
-            format!("\n{line}\n\n{table}\n{:.0} s in all\n", report.seconds)
+            let changes = comparison.as_ref().map(changes::render).unwrap_or_default();
+            let (seconds, page) = (report.seconds, page.display());
+            format!("\n{line}\n\n{table}\n{changes}\n{seconds:.0} s in all; the page is {page}\n")
         }
     };
     out.write_all(text.as_bytes()).context("cannot print the report")?;
     let missed = report.missed().count();
     ensure!(!output.check || missed == 0, "{missed} goals are missed");
-    Ok(())
+    old.zip(comparison.as_ref()).map_or(Ok(()), |(old, comparison)| old.judge(comparison))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod bench;
 mod chaos;
 mod ci;
+mod compare;
 mod driver;
 mod fitness;
 mod test;

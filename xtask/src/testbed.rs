@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask testbed`: the comparison of vNIC, rxe and TCP between two guests.
 
-use crate::{fitness, tools};
+use crate::{compare, fitness, tools};
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vnic_testbed::bench::{Machine, table::verdict};
+use vnic_testbed::compare::{entry, table as changes};
 use vnic_testbed::measure::{GOALS, Program, Sizes, sizes};
+use vnic_testbed::page::gather;
 use vnic_testbed::provision::Provision;
 use vnic_testbed::provision::kernel::Series;
 use vnic_testbed::provision::workspace::Workspace;
@@ -23,14 +25,15 @@ Examples:
   cargo xtask testbed --kernel 7.3 --sizes 8,4K,1M --iterations 1000
   cargo xtask testbed --check --strict           # goals and a fit machine, or an error
   cargo xtask testbed --pin always --huge-pages  # as on a machine with many cores
+  cargo xtask testbed --rounds 9 --compare target/testbed/report.json  # what changed since the last one
   cargo xtask testbed --json | jq '.measurements[] | select(.transport == \"vnic\")'
 
 Both guests have a vNIC of the same daemon and a virtio network card. Every program runs over the
 vNIC, then over rxe on the network card; TCP runs on the network card. The first run provisions the
 machine, which takes minutes; later runs reuse what it built. The report stays in
-target/testbed/report.json and report.md. When a program fails, the command fails, shows the
-program's output and the logs of guests and daemon, and leaves the whole logs in
-target/testbed/logs.
+target/testbed: report.html for a browser, report.md, and report.json, which --compare takes later.
+When a program fails, the command fails, shows the program's output and the logs of guests and
+daemon, and leaves the whole logs in target/testbed/logs.
 
 Goals: the vNIC against rxe, in the same guests and the same run: ib_write_lat of 8 B (median, 10 times
 lower), ib_write_bw of 64 KiB (30 times higher), ib_send_bw of 4 KiB and the message rate of 64 B (10
@@ -106,6 +109,8 @@ pub struct Args {
     /// Print the report as JSON in place of the table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    compare: compare::Against,
 }
 
 impl Args {
@@ -149,10 +154,14 @@ impl Args {
 /// Provisions, builds, boots, measures and reports.
 ///
 /// # Errors
-/// When any of it fails, a program in a guest included; with `--check` also when a goal is missed, and with
-/// `--strict` when the machine is not fit.
+/// When any of it fails, a program in a guest included; with `--check` also when a goal is missed, with
+/// `--strict` when the machine is not fit, and with `--fail-above` when a figure became worse.
 pub fn run(args: Args) -> Result<()> {
     let since = Instant::now();
+    let old = args.compare.old()?;
+    if let Some(old) = &old {
+        old.check(entry::TESTBED)?;
+    }
     let workspace = Workspace::at(&tools::root());
     let folder = workspace.target().join("testbed");
     let daemon = tools::build_daemon(&workspace)?;
@@ -166,17 +175,25 @@ pub fn run(args: Args) -> Result<()> {
     let machine = Machine::look();
     let warnings = options.warnings(&machine);
     fitness::before(&warnings, args.strict)?;
-    let outcome = suite::run(&provision, &options, &machine, since)?;
+    let mut outcome = suite::run(&provision, &options, &machine, since)?;
 
+    outcome.report.command = Some(tools::command_line());
     let report = &outcome.report;
-    report.write(&folder)?;
+    let comparison = old.as_ref().map(|old| old.with(entry::of_testbed(report)));
+    gather::keep_testbed(&folder, report, comparison.as_ref())?;
     let logs = folder.join("logs");
     // Those of an earlier failure would only mislead.
     if logs.exists() {
         std::fs::remove_dir_all(&logs)
             .with_context(|| format!("cannot remove {}", logs.display()))?;
     }
-    let text = if args.json { report.json()? } else { shown(report, &folder) };
+    let changes = comparison.as_ref().map(changes::render).unwrap_or_default();
+    let text = if args.json {
+        eprint!("{changes}");
+        report.json()?
+    } else {
+        shown(report, &folder) + &changes
+    };
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
     if let Some(failure) = &outcome.failure {
         failure.write_logs(&logs)?;
@@ -185,7 +202,8 @@ pub fn run(args: Args) -> Result<()> {
     let missed = report.missed().count();
     ensure!(!args.check || missed == 0, "{missed} of {decided} goals are missed");
     // Those from before the run come first, and have been answered for.
-    fitness::after(report.warnings.get(warnings.len()..).unwrap_or_default(), args.strict)
+    fitness::after(report.warnings.get(warnings.len()..).unwrap_or_default(), args.strict)?;
+    old.zip(comparison).map_or(Ok(()), |(old, comparison)| old.judge(&comparison))
 }
 
 fn shown(report: &Report, folder: &Path) -> String {
@@ -224,7 +242,7 @@ fn shown(report: &Report, folder: &Path) -> String {
     text + &format!(
         "{:.0} s in all; the report is in {}\n",
         report.seconds,
-        folder.join("report.md").display()
+        folder.join("report.html").display()
     )
 }
 

@@ -37,6 +37,15 @@ pub fn build_daemon(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// The command that this is, as one would type it.
+pub fn command_line() -> String {
+    let words = std::env::args().skip(1).map(|word| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:%".contains(c);
+        if word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    });
+    std::iter::once("cargo xtask".to_string()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
 fn show(command: &Command) -> String {
     let name = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     std::iter::once(name)

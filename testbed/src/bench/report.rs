@@ -33,6 +33,9 @@ pub struct Report {
     pub curves: Vec<Curve>,
     /// What a reader has to know.
     pub notes: Vec<String>,
+    /// Why figures are to be doubted; the notes have it as well.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
     /// How long it took.
     pub seconds: f64,
     /// The command that ran it.
@@ -217,6 +220,7 @@ impl Report {
             verdicts,
             curves,
             notes,
+            warnings: Vec::new(),
             seconds: 0.0,
             command: None,
             commit: None,

@@ -13,6 +13,9 @@ use crate::{
     report,
 };
 
+/// What the testbed is called among the benches.
+pub const TESTBED: &str = "testbed";
+
 /// A figure that can be compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -28,8 +31,10 @@ pub struct Entry {
     pub unit: Unit,
     /// The figure.
     pub value: f64,
-    /// Its median in each round; empty if it was measured once.
+    /// Its median in each round, of all runs; empty if it was measured once.
     pub rounds: Vec<f64>,
+    /// The figure in each run, if there are several.
+    pub runs: Vec<f64>,
 }
 
 impl Entry {
@@ -37,6 +42,53 @@ impl Entry {
     pub fn name(&self) -> String {
         name(&self.lane, &self.subject, &self.case, &self.device)
     }
+
+    /// How far runs are apart, as a part of the least; `None` unless there are several, all positive.
+    pub fn spread(&self) -> Option<f64> {
+        let least = self.runs.iter().copied().min_by(f64::total_cmp)?;
+        let most = self.runs.iter().copied().max_by(f64::total_cmp)?;
+        (self.runs.len() > 1 && least > 0.0).then(|| most / least - 1.0)
+    }
+}
+
+/// Several runs of the same, as one: with the rounds of all of them, and the median of their figures.
+/// `None` of no run.
+pub fn together(runs: Vec<(Run, Vec<Entry>)>) -> Option<(Run, Vec<Entry>)> {
+    let mut runs = runs.into_iter();
+    let (mut run, mut all) = runs.next()?;
+    all.iter_mut().for_each(|entry| entry.runs = vec![entry.value]);
+    for (other, entries) in runs {
+        run.count += 1;
+        if other.machine != run.machine && !run.machine.ends_with(" and others") {
+            run.machine += " and others";
+        }
+        run.date = run.date.max(other.date);
+        run.quick |= other.quick;
+        run.warnings.extend(other.warnings);
+        for entry in entries {
+            let same = all.iter_mut().find(|one| {
+                one.runs.len() + 1 == run.count
+                    && one.unit == entry.unit
+                    && one.name() == entry.name()
+            });
+            // What only some runs have can be told only of these.
+            match same {
+                Some(one) => {
+                    one.rounds.extend(entry.rounds);
+                    one.runs.push(entry.value);
+                }
+                None => all.push(Entry { runs: vec![entry.value], ..entry }),
+            }
+        }
+    }
+    run.warnings.sort();
+    run.warnings.dedup();
+    for entry in &mut all {
+        let mut values = entry.runs.clone();
+        values.sort_unstable_by(f64::total_cmp);
+        entry.value = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
+    }
+    Some((run, all))
 }
 
 pub(super) fn name(lane: &str, subject: &str, case: &str, device: &str) -> String {
@@ -50,14 +102,40 @@ pub(super) fn name(lane: &str, subject: &str, case: &str, device: &str) -> Strin
 pub struct Run {
     /// Name of the bench.
     pub bench: String,
-    /// When it began, in UTC.
+    /// When it began, in UTC; of several runs, the last.
     pub date: String,
+    /// How many runs are taken together.
+    #[serde(default = "one")]
+    pub count: usize,
     /// The machine, in a line.
     pub machine: String,
     /// Whether it was cut short on request.
     pub quick: bool,
     /// Why its figures are to be doubted.
     pub warnings: Vec<String>,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Run {
+    /// When it was: "2001-02-03T04:05:06Z", "3 runs until ...".
+    pub fn when(&self, date: &str) -> String {
+        if self.count == 1 { date.into() } else { format!("{} runs until {date}", self.count) }
+    }
+
+    /// Fails if this is not a run of `bench`.
+    ///
+    /// # Errors
+    /// When it is of another one, of which no figure would be found again.
+    pub fn check(&self, bench: &str) -> Result<()> {
+        if self.bench == bench {
+            return Ok(());
+        }
+        let what = format!("the earlier run is of `{}`, and the new one of `{bench}`", self.bench);
+        Err(Error::unfit(what, "Name the JSON of a run of the same command"))
+    }
 }
 
 /// A report that was kept.
@@ -118,9 +196,10 @@ pub fn of_bench(report: &bench::Report) -> (Run, Vec<Entry>) {
     let run = Run {
         bench: report.bench.clone(),
         date: report.machine.date.clone(),
+        count: 1,
         machine: report.machine.line(),
         quick: report.quick,
-        warnings: report.machine.warnings(),
+        warnings: report.warnings.clone(),
     };
     let entries = report.rows.iter().filter_map(|row| {
         let figure = row.figure?;
@@ -132,17 +211,25 @@ pub fn of_bench(report: &bench::Report) -> (Run, Vec<Entry>) {
             unit: figure.unit,
             value: figure.median,
             rounds: row.rounds.clone(),
+            runs: Vec::new(),
         })
     });
     (run, entries.collect())
 }
 
+/// Nanoseconds of the unit in which programs tell times.
+const MICRO: f64 = 1e3;
+
+/// Bytes of the unit in which they tell bandwidths.
+const MEBI: f64 = (1 << 20) as f64;
+
 /// What can be compared of a run of the testbed: medians, 99th percentiles and mean bandwidths.
 pub fn of_testbed(report: &report::Report) -> (Run, Vec<Entry>) {
     let environment = &report.environment;
     let run = Run {
-        bench: "testbed".into(),
+        bench: TESTBED.into(),
         date: environment.date.clone(),
+        count: 1,
         machine: format!(
             "{}, {} cores, {} MiB, Linux {}; guests of Linux {} under {}",
             environment.cpu,
@@ -153,7 +240,7 @@ pub fn of_testbed(report: &report::Report) -> (Run, Vec<Entry>) {
             environment.accelerator
         ),
         quick: false,
-        warnings: Vec::new(),
+        warnings: report.warnings.clone(),
     };
     let entries = report.measurements.iter().flat_map(|measurement| {
         let subject = measurement.program.map_or_else(
@@ -166,28 +253,29 @@ pub fn of_testbed(report: &report::Report) -> (Run, Vec<Entry>) {
             },
             Program::name,
         );
-        let entry = |what: &str, unit, value| Entry {
+        let entry = |what: &str, unit, value, rounds| Entry {
             lane: String::new(),
             subject: format!("{subject} {what}"),
             case: sizes::text(measurement.bytes),
             device: measurement.transport.to_string(),
             unit,
             value,
-            rounds: Vec::new(),
+            rounds,
+            runs: Vec::new(),
         };
-        /// Latencies are in microseconds.
-        const MICRO: f64 = 1e3;
-        let mebibytes = f64::from(1 << 20);
+        // A round alone knows no noise.
+        let rounds = Some(&measurement.rounds).filter(|rounds| rounds.len() > 1);
+        let rounds = |scale: f64| rounds.into_iter().flatten().map(|value| value * scale).collect();
         match measurement.values {
             Values::Latency { p50, p99, .. } => vec![
-                entry("p50", Unit::Nanoseconds, p50 * MICRO),
-                entry("p99", Unit::Nanoseconds, p99 * MICRO),
+                entry("p50", Unit::Nanoseconds, p50 * MICRO, rounds(MICRO)),
+                entry("p99", Unit::Nanoseconds, p99 * MICRO, Vec::new()),
             ],
             Values::RoundTrip { average } => {
-                vec![entry("mean", Unit::Nanoseconds, average * MICRO)]
+                vec![entry("mean", Unit::Nanoseconds, average * MICRO, rounds(MICRO))]
             }
             Values::Bandwidth { average, .. } => {
-                vec![entry("mean", Unit::BytesPerSecond, average * mebibytes)]
+                vec![entry("mean", Unit::BytesPerSecond, average * MEBI, rounds(MEBI))]
             }
         }
     });

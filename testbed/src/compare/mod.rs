@@ -12,11 +12,12 @@
 //! 2. It still stands when all rows are looked at together. Of 100 rows that did not change, 5 have an
 //!    interval that leaves out 0, by its very definition; so the p-values go through the procedure of
 //!    Benjamini and Hochberg, which lets at most 5 % of what is called changed be chance.
-//! 3. It is at least [`FLOOR`], below which builds of the same code differ by where things lie.
+//! 3. It is at least [`FLOOR`], below which builds of the same code differ by where things lie, and more
+//!    than runs of one side differ among themselves, where a side has several.
 //!
-//! What passes only the first and the third is told as a **hint**. Rounds know the noise of a run, and
-//! nothing of what differs between runs: compare a run with another one of the same build before
-//! believing in small changes.
+//! What passes the first, but not all, is told as a **hint**. Rounds know the noise within a run, and
+//! nothing of what differs from run to run, such as where memory lies. So several runs of a side say much
+//! more than one with more rounds.
 
 pub mod entry;
 pub mod gate;
@@ -28,10 +29,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::entry::{Entry, Run};
-use crate::bench::Unit;
+use crate::{
+    bench::Unit,
+    error::{Doing, Result},
+};
 
 /// The least relative change that is worth telling.
 pub const FLOOR: f64 = 0.02;
+
+/// What one run cannot say.
+const SINGLE: &str = "a side has one run: what differs from run to run, such as where memory lies, looks like a \
+    change; several runs of both sides show how far apart they are without one";
 
 /// Everything that can be said about two runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +87,9 @@ pub struct Change {
     /// Probability of rounds that differ at least as much, if nothing has changed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p: Option<f64>,
+    /// How far runs of one side are apart at most, as a part of the figure, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spread: Option<f64>,
     /// What comes of it.
     pub finding: Finding,
 }
@@ -93,7 +104,8 @@ pub enum Finding {
     Better,
     /// Changed, and neither direction is the better one.
     Different,
-    /// Apart when looked at alone; among so many figures it may be chance.
+    /// Apart when looked at alone; but among so many figures it may be chance, or runs of one side are as
+    /// far apart.
     Hint,
     /// Nothing beyond noise.
     Steady,
@@ -137,7 +149,18 @@ impl Comparison {
         judge(&mut changes);
         let mut warnings = entry::warnings(&old.0, &new.0);
         warnings.extend(too_few(&changes));
+        if old.0.count == 1 || new.0.count == 1 {
+            warnings.push(SINGLE.into());
+        }
         Self { old: old.0, new: new.0, warnings, changes, gone, added }
+    }
+
+    /// The serialised form.
+    ///
+    /// # Errors
+    /// None in practice: every part of a comparison can be serialised.
+    pub fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self).doing(|| "serialise the comparison".into())? + "\n")
     }
 
     /// Figures of which this was found, the largest change first.
@@ -174,6 +197,7 @@ fn change(old: &Entry, new: &Entry) -> Change {
         change: shift.map_or_else(|| relative(new.value - old.value), |shift| part(shift.estimate)),
         interval: bounds,
         p: shift.map(|shift| shift.p),
+        spread: old.spread().into_iter().chain(new.spread()).max_by(f64::total_cmp),
         // Looked at alone for now.
         finding: match interval {
             None => Finding::Unknown,
@@ -191,6 +215,9 @@ fn judge(changes: &mut [Change]) {
         change.finding = match change.change {
             Some(part) if part.abs() < FLOOR => Finding::Steady,
             _ if change.p.is_none_or(|p| p > passed) => Finding::Hint,
+            Some(part) if change.spread.is_some_and(|spread| factor(part) <= spread) => {
+                Finding::Hint
+            }
             _ => match change.unit.more_is_better() {
                 None => Finding::Different,
                 Some(more) if more == up => Finding::Better,
@@ -200,13 +227,18 @@ fn judge(changes: &mut [Change]) {
     }
 }
 
+/// A change by as much in the other direction is as large: half is as far away as twice.
+fn factor(part: f64) -> f64 {
+    if part >= 0.0 || part <= -1.0 { part.abs() } else { 1.0 / (1.0 + part) - 1.0 }
+}
+
 /// The largest p-value that still counts, by Benjamini and Hochberg.
 fn passed(all: &[f64]) -> f64 {
     let mut sorted = all.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let bound = |rank: usize| rank as f64 / all.len() as f64 * rank::ERROR;
     let counts = sorted.iter().enumerate().filter(|(index, p)| **p <= bound(index + 1));
-    counts.map(|(_, p)| *p).last().unwrap_or(0.0)
+    counts.map(|(_, p)| *p).next_back().unwrap_or(0.0)
 }
 
 /// Rounds that both runs need, so that one changed figure among `figures` can be told from chance.

@@ -22,15 +22,16 @@ pub const FINDINGS: [(Finding, &str); 6] = [
 pub const LEGEND: &str = "\
 A change is the median ratio of all pairs of rounds (Hodges-Lehmann), with its 95 % confidence interval. \
 It counts if the interval leaves out 0, if it stands among all figures (at most 5 % of what is called \
-changed is chance: Benjamini and Hochberg over Mann-Whitney p-values), and from 2 % on. A hint passes \
-alone, and not among all. What differs from run to run, rounds do not know.";
+changed is chance: Benjamini and Hochberg over Mann-Whitney p-values), from 2 % on, and if it is more than \
+runs of one side differ by, where there are several. A hint has the interval, and not the rest.";
 
 const HEADINGS: [&str; 6] = ["what", "before", "now", "change", "95 % interval", "finding"];
 
 /// The whole comparison.
 pub fn render(comparison: &Comparison) -> String {
     let Comparison { old, new, .. } = comparison;
-    let mut text = format!("{} of {}, compared with {}\n\n", new.bench, new.date, old.date);
+    let (now, before) = (new.when(&new.date), old.when(&old.date));
+    let mut text = format!("{}: {now}, compared with {before}\n\n", new.bench);
     let shown = FINDINGS.iter().filter(|(finding, _)| *finding != Finding::Steady);
     let shown = shown.flat_map(|(finding, word)| {
         comparison.found(*finding).into_iter().map(move |change| (change, *word))
@@ -39,9 +40,9 @@ pub fn render(comparison: &Comparison) -> String {
     if !shown.is_empty() {
         let _ = write!(text, "{}\n\n", draw(&shown));
     }
-    let _ = write!(text, "{}\n", counts(comparison));
+    let _ = writeln!(text, "{}", counts(comparison));
     if comparison.changes.iter().any(|change| change.interval.is_some()) {
-        let _ = write!(text, "{LEGEND}\n");
+        let _ = writeln!(text, "{LEGEND}");
     }
     for (what, names) in [("only before", &comparison.gone), ("only now", &comparison.added)] {
         for name in names {

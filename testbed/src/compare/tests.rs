@@ -12,6 +12,7 @@ fn run(machine: &str) -> Run {
     Run {
         bench: "memory".into(),
         date: "2001-02-03T04:05:06Z".into(),
+        count: 1,
         machine: machine.into(),
         quick: false,
         warnings: Vec::new(),
@@ -29,6 +30,7 @@ fn entry(subject: &str, unit: Unit, rounds: &[f64]) -> Entry {
         unit,
         value: sorted.get(sorted.len() / 2).copied().unwrap_or(7.0),
         rounds: rounds.to_vec(),
+        runs: Vec::new(),
     }
 }
 
@@ -57,7 +59,7 @@ fn some(factor: f64) -> Vec<Entry> {
 fn what_is_the_same_has_not_changed() {
     let same = compared(some(1.0), some(1.0));
     assert_eq!(findings(&same), [Finding::Steady; 3]);
-    assert!(same.warnings.is_empty() && gate::check(&same, 0.0).is_ok(), "{same:?}");
+    assert!(same.warnings == [SINGLE] && gate::check(&same, 0.0).is_ok(), "{same:?}");
 }
 
 #[test]
@@ -170,9 +172,38 @@ fn equal_names_are_paired_in_order() {
 fn unlike_runs_are_warned_of() {
     let other = Run { quick: true, warnings: vec!["busy".into()], ..run("b") };
     let comparison = Comparison::new((run("a"), some(1.0)), (other, some(1.0)));
-    let [machines, quick, busy] = &comparison.warnings[..] else { panic!("{comparison:?}") };
+    let [machines, quick, busy, _] = &comparison.warnings[..] else { panic!("{comparison:?}") };
     assert!(machines.contains("different machines") && quick.contains("new run was a quick one"));
     assert_eq!(busy, "new run: busy");
+}
+
+#[test]
+fn runs_that_differ_among_themselves_show_no_small_change() {
+    let three = |factors: [f64; 3]| {
+        entry::together(factors.iter().map(|factor| (run("a"), some(*factor))).collect()).unwrap()
+    };
+    let (old, near, far) =
+        (three([1.0, 1.3, 1.1]), three([1.25, 1.2, 1.28]), three([1.6, 1.5, 1.7]));
+    assert_eq!((old.0.count, old.1[0].rounds.len(), old.1.len()), (3, 27, 3));
+    assert_eq!(old.1[0].value, 1100.0);
+    let comparison = Comparison::new(old.clone(), near);
+    assert_eq!(findings(&comparison), [Finding::Hint; 3], "{comparison:?}");
+    assert!((comparison.changes[0].spread.unwrap() - 0.3).abs() < 1e-9);
+    let comparison = Comparison::new(old.clone(), far.clone());
+    assert_eq!(findings(&comparison), [Finding::Worse, Finding::Better, Finding::Different]);
+    assert_eq!(comparison.warnings, [""; 0]);
+    // Half is as far away as twice.
+    let comparison = Comparison::new(far, old);
+    assert_eq!(findings(&comparison), [Finding::Better, Finding::Worse, Finding::Different]);
+    assert!(table::render(&comparison).contains("3 runs until 2001"));
+}
+
+#[test]
+fn runs_need_not_have_the_same_figures() {
+    let other = vec![entry("other", Unit::Bytes, &rounds(5.0))];
+    let (run, all) = entry::together(vec![(run("a"), some(1.0)), (run("b"), other)]).unwrap();
+    assert_eq!((all.len(), &*run.machine, all[3].runs.len()), (4, "a and others", 1));
+    assert_eq!(entry::together(Vec::new()), None);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn one(comparison: &Comparison) -> Markup {
     let groups = groups.filter(|(_, _, changes)| !changes.is_empty()).collect::<Vec<_>>();
     let told = groups.iter().filter(|(finding, ..)| !is_quiet(*finding)).collect::<Vec<_>>();
     html! {
-        h3 { (title_of(&new.bench)) ": " (day(&new.date)) " against " (day(&old.date)) }
+        h3 { (title_of(&new.bench)) ": " (new.when(&day(&new.date))) " against " (old.when(&day(&old.date))) }
         p.score { (counts(comparison)) }
         @if !warnings.is_empty() { ul.warnings { @for warning in warnings { li { (warning) } } } }
         @if !told.is_empty() { (scrolling("Changes", &table(&told))) }

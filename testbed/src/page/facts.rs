@@ -4,28 +4,34 @@
 use std::fmt::Write;
 
 use maud::{Markup, html};
-use serde_json::Value;
 
 use super::{Inputs, TESTBED, summary::day, title_of};
 use crate::{bench, report::environment::commit_line};
 
 /// Notes and warnings of all runs.
 pub fn notes(inputs: &Inputs) -> Option<Markup> {
-    let benches =
-        inputs.benches.iter().map(|report| (title_of(&report.bench), report.notes.clone()));
+    let benches = inputs.benches.iter();
+    let benches = benches.map(|report| {
+        // Where there was no room for warnings, they were notes.
+        let notes = report.notes.iter().filter(|note| !report.warnings.contains(note));
+        (title_of(&report.bench), report.warnings.clone(), notes.cloned().collect::<Vec<_>>())
+    });
     let testbed = inputs.testbed.iter().map(|report| {
         let checks = report.checks.iter().map(ToString::to_string);
-        (TESTBED.to_string(), report.notes.iter().cloned().chain(checks).collect())
+        let notes = report.notes.iter().cloned().chain(checks).collect();
+        (TESTBED.to_string(), report.warnings.clone(), notes)
     });
-    let all = benches.chain(testbed).filter(|(_, notes)| !notes.is_empty());
-    let all = all.collect::<Vec<(String, Vec<String>)>>();
+    let all = benches.chain(testbed);
+    let all = all.filter(|(_, warnings, notes)| !warnings.is_empty() || !notes.is_empty());
+    let all = all.collect::<Vec<(String, Vec<String>, Vec<String>)>>();
     if all.is_empty() {
         return None;
     }
     Some(html! {
-        @for (title, notes) in &all {
+        @for (title, warnings, notes) in &all {
             h3 { (title) }
-            ul.notes { @for note in notes { li { (note) } } }
+            @if !warnings.is_empty() { ul.warnings { @for warning in warnings { li { (warning) } } } }
+            @if !notes.is_empty() { ul.notes { @for note in notes { li { (note) } } } }
         }
     })
 }
@@ -64,6 +70,7 @@ fn machine(report: &bench::Report) -> Vec<(String, String)> {
             "jitter",
             format!("{:.2}: slowest quarter over quickest of equal pieces of work", machine.jitter),
         ),
+        ("conditions", machine.conditions.line()),
         ("effort", format!("{length}, {:.0} s", report.seconds)),
     ];
     if let Some(commit) = &report.commit {
@@ -104,19 +111,17 @@ pub fn reproduce(inputs: &Inputs) -> Option<Markup> {
 
 /// The reports themselves, to keep as files.
 pub fn data(inputs: &Inputs) -> Option<Markup> {
-    let json =
-        |value: Result<Value, serde_json::Error>| value.map(|v| v.to_string()).unwrap_or_default();
     let benches = inputs.benches.iter().map(|report| {
-        (
-            format!("{}.json", file_name(&report.bench)),
-            &report.machine.date,
-            json(serde_json::to_value(report)),
-        )
+        let name = format!("{}.json", file_name(&report.bench));
+        (name, &report.machine.date, serde_json::to_string(report))
     });
     let testbed = inputs.testbed.iter().map(|report| {
-        ("testbed.json".to_string(), &report.environment.date, json(serde_json::to_value(report)))
+        ("testbed.json".into(), &report.environment.date, serde_json::to_string(report))
     });
-    let all = benches.chain(testbed).collect::<Vec<_>>();
+    let all = benches.chain(testbed);
+    // Every part of a report can be serialised.
+    let all = all.filter_map(|(name, date, json)| Some((name, date, json.ok()?)));
+    let all = all.collect::<Vec<(String, &String, String)>>();
     if all.is_empty() {
         return None;
     }
@@ -152,4 +157,16 @@ fn encoded(text: &str) -> String {
         }
     }
     encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_hold_any_text() {
+        assert_eq!(encoded("{\"a\": 1}\n"), "%7B%22a%22:%201%7D%0A");
+        assert_eq!(encoded("µ\"'<#&%"), "%C2%B5%22%27%3C%23%26%25");
+        assert_eq!(file_name("../data path\""), "---data-path-");
+    }
 }

@@ -55,10 +55,7 @@ pub fn keep_testbed(
 fn renew(folder: &Path, name: &str, comparison: Option<&Comparison>) -> Result<PathBuf> {
     let path = compared(folder, name);
     match comparison {
-        Some(comparison) => {
-            let json = serde_json::to_string_pretty(comparison);
-            write(&path, &(json.doing(|| "serialise the comparison".into())? + "\n"))?;
-        }
+        Some(comparison) => write(&path, &comparison.json()?)?,
         // One of an earlier run would only mislead.
         None => match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -101,4 +98,62 @@ fn write(path: &Path, text: &str) -> Result<()> {
     let unfinished = path.with_extension("unfinished");
     fs::write(&unfinished, text).at("write", &unfinished)?;
     fs::rename(&unfinished, path).at("finish", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Findings, Machine, Report, Row, Samples};
+
+    fn report(bench: &str, time: f64) -> Report {
+        let mut samples = Samples::times();
+        (0..9).for_each(|_| samples.push_round(vec![time]));
+        let rows = vec![Row::of("something", "8 B", &samples)];
+        let findings = Findings { rows, ..Findings::default() };
+        Report::new(bench, false, Machine::look(), findings)
+    }
+
+    fn compared(old: &Report, new: &Report) -> Comparison {
+        Comparison::new(crate::compare::entry::of_bench(old), crate::compare::entry::of_bench(new))
+    }
+
+    #[test]
+    fn the_page_has_the_newest_of_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("new");
+        let keep = |report: &Report| keep_bench(&folder, report, None).unwrap();
+        keep(&report("path", 100.0));
+        keep(&report("memory", 222.0));
+        let page = fs::read_to_string(keep(&report("path", 333.0))).unwrap();
+        assert!(page.contains("222 ns") && page.contains("333 ns") && !page.contains("100 ns"));
+        let kept = Kept::read(&folder.join("bench.json")).unwrap();
+        assert_eq!(kept, Kept::Bench(Box::new(report_at(&folder))));
+        assert!(!folder.join("bench.unfinished").exists());
+    }
+
+    fn report_at(folder: &Path) -> Report {
+        serde_json::from_slice(&fs::read(folder.join("bench.json")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("memory.json"), "{\"schema\": 0, \"bench\": \"memory\"}")
+            .unwrap();
+        let page = keep_bench(folder.path(), &report("path", 1.0), None).unwrap();
+        let page = fs::read_to_string(page).unwrap();
+        assert!(page.contains("An earlier run is left out") && page.contains("schema 0"), "{page}");
+    }
+
+    #[test]
+    fn a_comparison_lasts_as_long_as_its_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (report("memory", 100.0), report("memory", 200.0));
+        let keep = |report: &Report, comparison: Option<&Comparison>| {
+            fs::read_to_string(keep_bench(folder.path(), report, comparison).unwrap()).unwrap()
+        };
+        assert!(keep(&new, Some(&compared(&old, &new))).contains("id=\"changes\""));
+        assert!(keep(&report("path", 1.0), None).contains("id=\"changes\""), "of the other bench");
+        assert!(!keep(&new, None).contains("id=\"changes\""));
+    }
 }

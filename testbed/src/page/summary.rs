@@ -28,16 +28,20 @@ pub fn day(date: &str) -> String {
     minute.filter(|_| date.ends_with('Z')).map_or(date.into(), |minute| format!("{minute} UTC"))
 }
 
-/// Goals of all benches, and highlights of the testbed.
+/// Goals of all runs, and highlights of the testbed.
 pub fn section(inputs: &Inputs) -> Option<Markup> {
-    let runs = inputs.benches.iter().filter(|report| !report.verdicts.is_empty());
+    let benches = inputs.benches.iter();
+    let benches = benches.map(|report| (title_of(&report.bench), &report.verdicts, Vec::new()));
+    let testbed = inputs.testbed.iter();
+    let testbed = testbed.map(|run| (super::TESTBED.to_string(), &run.verdicts, highlights(run)));
+    let runs = benches.chain(testbed);
+    let runs = runs.filter(|(_, goals, highlights)| !goals.is_empty() || !highlights.is_empty());
     let runs = runs.collect::<Vec<_>>();
-    let highlights = inputs.testbed.as_ref().map(highlights).unwrap_or_default();
     let failure = inputs.testbed.as_ref().and_then(|report| report.failure.as_ref());
-    if runs.is_empty() && highlights.is_empty() && failure.is_none() && inputs.absent.is_empty() {
+    if runs.is_empty() && failure.is_none() && inputs.absent.is_empty() {
         return None;
     }
-    let all = runs.iter().flat_map(|report| &report.verdicts).collect::<Vec<_>>();
+    let all = runs.iter().flat_map(|(_, goals, _)| *goals).collect::<Vec<_>>();
     let met = all.iter().filter(|verdict| verdict.met).count();
     Some(html! {
         @for absent in &inputs.absent { p.alert { (absent) } }
@@ -49,20 +53,20 @@ pub fn section(inputs: &Inputs) -> Option<Markup> {
             }
         }
         @for comparison in &inputs.comparisons {
-            p { (title_of(&comparison.new.bench)) ", " a href="#changes" { "since an earlier run" } ": " (counts(comparison)) }
-        }
-        @for report in &runs {
-            @if runs.len() > 1 || !highlights.is_empty() { h3 { (title_of(&report.bench)) } }
-            @let lanes = report.verdicts.iter().any(|verdict| verdict.lane != report.verdicts[0].lane);
-            ul.goals {
-                // What was missed is what a reader looks for.
-                @for verdict in report.verdicts.iter().filter(|v| !v.met) { (goal(verdict, lanes)) }
-                @for verdict in report.verdicts.iter().filter(|v| v.met) { (goal(verdict, lanes)) }
+            p {
+                (title_of(&comparison.new.bench)) ", " a href="#changes" { "since an earlier run" } ": "
+                (counts(comparison))
             }
         }
-        @if !highlights.is_empty() {
-            @if !runs.is_empty() { h3 { (super::TESTBED) } }
-            ul.goals { @for highlight in &highlights { (card(highlight)) } }
+        @for (title, goals, highlights) in &runs {
+            h3 { (title) }
+            @let lanes = goals.iter().any(|verdict| verdict.lane != goals[0].lane);
+            ul.goals {
+                // What was missed is what a reader looks for.
+                @for verdict in goals.iter().filter(|verdict| !verdict.met) { (goal(verdict, lanes)) }
+                @for verdict in goals.iter().filter(|verdict| verdict.met) { (goal(verdict, lanes)) }
+                @for highlight in highlights { (card(highlight)) }
+            }
         }
     })
 }
@@ -134,7 +138,7 @@ fn highlight(report: &Report, program: Program, wanted: u64) -> Option<Highlight
     let ratio = |other: Transport| {
         let theirs = table::of(report, program, other);
         let (_, theirs) = theirs.into_iter().find(|(size, _)| *size == bytes)?;
-        let times = vnic.values.times_better_than(&theirs.values);
+        let times = table::times_better(vnic, theirs)?;
         times.is_finite().then(|| format!("{} x {other}", text::number(times)))
     };
     Some(Highlight {

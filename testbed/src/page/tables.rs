@@ -6,23 +6,21 @@ use maud::{Markup, html};
 use super::{Inputs, summary::day, text, title_of};
 use crate::{
     bench::{Report, Row, table},
-    measure::Program,
-    report::{self, table as comparison},
+    report::{self, cpu, table as comparison},
 };
 
 /// Tables of all runs.
 pub fn section(inputs: &Inputs) -> Option<Markup> {
     let benches =
         inputs.benches.iter().filter(|report| !report.rows.is_empty()).collect::<Vec<_>>();
-    let testbed = inputs.testbed.as_ref().map(|report| (report, comparison::rows(report)));
-    let testbed = testbed.filter(|(_, rows)| !rows.is_empty());
+    let testbed = inputs.testbed.as_ref().filter(|report| !report.measurements.is_empty());
     if benches.is_empty() && testbed.is_none() {
         return None;
     }
     Some(html! {
         @for report in &benches { (bench(report)) }
         @if !benches.is_empty() { p.note { (table::LEGEND) } }
-        @if let Some((report, rows)) = &testbed { (guests(report, rows)) }
+        @if let Some(report) = testbed { (guests(report)) }
     })
 }
 
@@ -55,10 +53,17 @@ fn title(report: &Report, lane: &str) -> String {
     }
 }
 
+/// The column of units in the table of a bench.
+const UNIT: usize = 5;
+
+/// The column of the own device in the comparison between guests.
+const OWN: usize = 3;
+
 fn lane_table(rows: &[&Row]) -> Markup {
     let devices = rows.iter().any(|row| !row.device.is_empty());
-    let columns =
-        table::HEADINGS.iter().enumerate().skip(1).filter(|(index, _)| devices || *index != 2);
+    // A unit stands behind its number, where a narrow window shows it, too.
+    let shown = |index: usize| index != UNIT && (devices || index != 2);
+    let columns = table::HEADINGS.iter().enumerate().skip(1).filter(|(index, _)| shown(*index));
     let columns = columns.map(|(index, heading)| (index, *heading)).collect::<Vec<_>>();
     html! {
         table {
@@ -79,10 +84,11 @@ fn line(row: &Row, columns: &[(usize, &str)]) -> Markup {
     html! {
         tr {
             @for (index, _) in columns {
-                @let cell = if *index == 5 { text::unit(&cells[*index]) } else { &cells[*index] };
+                @let cell = &cells[*index];
                 @match index {
                     1 => th scope="row" { (cell) },
-                    2 => td { (cell) },
+                    2 => td.words { (cell) },
+                    3 if !missing => td.num.own { (cell) " " (text::unit(&cells[UNIT])) },
                     // A reason is no number.
                     4 if missing => td.why { (cell) },
                     _ => td.num { (cell) },
@@ -92,44 +98,53 @@ fn line(row: &Row, columns: &[(usize, &str)]) -> Markup {
     }
 }
 
-fn guests(report: &report::Report, rows: &[comparison::Row]) -> Markup {
-    let table = html! {
+fn guests(report: &report::Report) -> Markup {
+    let rows = comparison::rows(report);
+    let times = cpu::rows(report);
+    html! {
+        @if !rows.is_empty() {
+            details open {
+                summary {
+                    h3 { (super::TESTBED) }
+                    span.count { (day(&report.environment.date)) ", " (rows.len()) " rows" }
+                }
+                (scrolling(super::TESTBED, &by_program(&comparison::HEADINGS, &rows, OWN)))
+            }
+            p.note { (comparison::LEGEND.replace("microseconds", "µs")) }
+        }
+        @if !times.is_empty() {
+            details open {
+                summary { h3 { (cpu::HEADING) } span.count { (times.len()) " rows" } }
+                (scrolling(cpu::HEADING, &by_program(&cpu::HEADINGS, &times, usize::MAX)))
+            }
+            p.note { (cpu::LEGEND.replace("microseconds", "µs")) }
+        }
+    }
+}
+
+/// A table in which each program is named once, above its rows; `own` is the column to look at first.
+fn by_program(headings: &[&str], rows: &[(String, Vec<String>)], own: usize) -> Markup {
+    html! {
         table {
             thead { tr {
-                @for (index, heading) in comparison::HEADINGS.iter().enumerate().skip(1) {
+                @for (index, heading) in headings.iter().enumerate().skip(1) {
                     th.num[index > 1] scope="col" { (heading) }
                 }
             } }
-            @for group in rows.chunk_by(|a, b| a.program == b.program) {
+            @for group in rows.chunk_by(|a, b| a.0 == b.0) {
                 tbody {
-                    (program(group[0].program))
-                    @for row in group { tr {
-                        @for (index, cell) in row.cells.iter().enumerate().skip(1) {
-                            @match index {
-                                1 => th scope="row" { (cell) },
-                                3 => td.num.own { (cell) },
-                                _ => td.num { (text::unit(cell)) },
+                    tr.group { th colspan=(headings.len() - 1) scope="rowgroup" { span { (group[0].0) } } }
+                    @for (_, cells) in group { tr {
+                        @for (index, cell) in cells.iter().enumerate().skip(1) {
+                            @if index == 1 {
+                                th scope="row" { (cell) }
+                            } @else {
+                                td.num.own[index == own] { (text::unit(cell)) }
                             }
                         }
                     } }
                 }
             }
         }
-    };
-    html! {
-        details open {
-            summary {
-                h3 { (super::TESTBED) }
-                span.count { (day(&report.environment.date)) ", " (rows.len()) " rows" }
-            }
-            (scrolling(super::TESTBED, &table))
-        }
-        p.note { (comparison::LEGEND.replace("microseconds", "µs")) }
-    }
-}
-
-fn program(program: Program) -> Markup {
-    html! {
-        tr.group { th colspan=(comparison::HEADINGS.len() - 1) scope="rowgroup" { span { (program) } } }
     }
 }

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::measure::{CpuTime, GOALS, Measurement, sizes};
 
-const HEADINGS: [&str; 13] = [
+/// Headings of the columns.
+pub(crate) const HEADINGS: [&str; 13] = [
     "program",
     "size",
     "over",
@@ -36,6 +37,11 @@ smallest size shows it; what is less than its scatter (50 ms a run) is shown as 
 
 /// Draws the table, of the sizes that goals are about if they were measured; empty without numbers.
 pub fn render(report: &Report, style: Style) -> String {
+    table::draw(&HEADINGS, rows(report), style)
+}
+
+/// Each row, under its program.
+pub(crate) fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
     let all = report.measurements.iter().filter(|measurement| measurement.cpu.is_some());
     let all = all.collect::<Vec<_>>();
     let usual = |one: &&Measurement| GOALS.iter().any(|goal| goal.bytes == one.bytes);
@@ -47,7 +53,7 @@ pub fn render(report: &Report, style: Style) -> String {
         let program = one.program?;
         Some((program.name().to_string(), cells(one, one.cpu.as_ref()?)))
     });
-    table::draw(&HEADINGS, rows.collect(), style)
+    rows.collect()
 }
 
 fn cells(measurement: &Measurement, cpu: &CpuTime) -> Vec<String> {

@@ -151,6 +151,12 @@ pub(crate) fn commit(workspace: &Path) -> (Option<String>, bool) {
     (git(&["rev-parse", "HEAD"]), modified)
 }
 
+/// The same for people, with whether files differ from the commit.
+pub fn commit_of(workspace: &Path) -> Option<String> {
+    let (commit, modified) = commit(workspace);
+    commit.map(|commit| commit_line(&commit, modified))
+}
+
 /// A commit for people.
 pub(crate) fn commit_line(commit: &str, modified: bool) -> String {
     format!("{commit}{}", if modified { ", with changes" } else { "" })

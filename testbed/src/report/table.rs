@@ -152,11 +152,19 @@ fn row(report: &Report, program: Program, bytes: u64) -> Vec<String> {
         p99(rxe),
         primary(tcp),
         p99(tcp),
-        shown(vnic.zip(rxe).and_then(|(vnic, rxe)| goals::times_better(vnic, rxe))),
-        // TCP is not measured as often, and not in between.
-        shown(vnic.zip(tcp).map(|(vnic, tcp)| vnic.values.times_better_than(&tcp.values))),
+        shown(vnic.zip(rxe).and_then(|(vnic, rxe)| times_better(vnic, rxe))),
+        shown(vnic.zip(tcp).and_then(|(vnic, tcp)| times_better(vnic, tcp))),
     ];
     cells.into()
+}
+
+/// How many times better the vNIC is: in the same round, but for TCP, which is not measured as often, and
+/// not in between.
+pub(crate) fn times_better(vnic: &Measurement, other: &Measurement) -> Option<f64> {
+    match other.transport {
+        Transport::Tcp => Some(vnic.values.times_better_than(&other.values)),
+        _ => goals::times_better(vnic, other),
+    }
 }
 
 /// Messages in a second, of messages so small that their number counts; TCP has none.

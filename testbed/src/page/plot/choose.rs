@@ -276,3 +276,106 @@ fn name(unit: Unit) -> &'static str {
         Unit::Percent => "share",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Findings, Machine, Samples};
+
+    fn row(subject: &str, case: &str, device: &str, at: Option<f64>, median: f64) -> Row {
+        let mut samples = Samples::times();
+        samples.push_round(vec![median]);
+        let row = Row { lane: "here".into(), at, ..Row::of(subject, case, &samples) };
+        row.over(device)
+    }
+
+    fn plots(rows: Vec<Row>, curves: Vec<Curve>) -> Vec<Plot> {
+        let findings = Findings { rows, curves, ..Findings::default() };
+        of_bench(&Report::new("bench", false, Machine::look(), findings))
+    }
+
+    fn labels(plot: &Plot) -> Vec<String> {
+        match &plot.shape {
+            Shape::Lines { lines, .. } => lines.iter().map(Line::label).collect(),
+            Shape::Bars { bars, .. } => bars.iter().map(|bar| bar.label.clone()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_case_tells_its_axis() {
+        for (case, at, axis, rest) in [
+            ("64 KiB", 65536.0, "size", ""),
+            ("4 KiB, 4 KiB pages", 4096.0, "size", "4 KiB pages"),
+            ("10,000 QPs, 1 port", 10_000.0, "QPs", "1 port"),
+            ("with 64 queue pairs", 64.0, "with queue pairs", ""),
+        ] {
+            let (scale, left) = place(case, at);
+            assert_eq!((&*scale.unwrap().name, &*left), (axis, rest), "{case}");
+        }
+        assert_eq!(place("RDMA WRITE", 8.0), (None, "RDMA WRITE".into()));
+    }
+
+    #[test]
+    fn devices_are_lines_over_sizes_and_bars_at_the_smallest() {
+        let mut rows = Vec::new();
+        for device in ["vNIC", "rxe", "TCP", "cache line"] {
+            rows.push(row("one way", "1 MiB", device, Some(f64::from(1 << 20)), 9.0));
+            rows.push(row("one way", "8 B", device, Some(8.0), 2.0));
+        }
+        let plots = plots(rows, Vec::new());
+        let [lines, bars] = &plots[..] else { panic!("{plots:?}") };
+        assert_eq!((&*lines.title, &*bars.title), ("One way", "One way, at 8 B"));
+        assert_eq!(labels(lines), ["vNIC", "rxe", "TCP", "cache line"]);
+        let Shape::Lines { lines, x, .. } = &lines.shape else { panic!("{lines:?}") };
+        assert_eq!((x.quantity, lines[0].points[0].x), (Quantity::Size, 8.0));
+        assert!(bars.note.contains("cache line"), "{}", bars.note);
+    }
+
+    #[test]
+    fn percentiles_of_one_thing_are_one_plot() {
+        let percentile = |name: &str, bytes: u64| {
+            row(&format!("WRITE: {name}"), &memory::size(bytes), "vNIC", Some(bytes as f64), 5.0)
+        };
+        let rows = ["p50", "p99.9"].iter().flat_map(|name| [8, 64].map(|b| percentile(name, b)));
+        let plots = plots(rows.collect(), Vec::new());
+        assert_eq!((plots.len(), &*plots[0].title), (1, "WRITE"));
+        assert_eq!(labels(&plots[0]), ["p50", "p99.9"]);
+    }
+
+    #[test]
+    fn what_it_is_a_share_of_is_plotted_too() {
+        let rows = [64, 4096].map(|bytes: u64| {
+            let row = row("bandwidth", &memory::size(bytes), "vNIC", Some(bytes as f64), 5.0);
+            row.times(Some(0.9), "memcpy")
+        });
+        let plots = plots(rows.to_vec(), Vec::new());
+        assert_eq!((plots.len(), &*plots[1].title), (2, "Bandwidth against memcpy"));
+    }
+
+    #[test]
+    fn without_an_axis_three_of_a_case_are_bars() {
+        let rows = |count: usize| {
+            let devices = ["a", "b", "c"].into_iter().take(count);
+            devices.map(|device| row("wake", "up", device, None, 5.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(plots(rows(2), Vec::new()), []);
+        assert_eq!(labels(&plots(rows(3), Vec::new())[0]), ["a", "b", "c"]);
+        let missing = Row::new("wake", "up", None).over("d").at(5.0);
+        assert_eq!(plots(vec![missing], Vec::new()), []);
+    }
+
+    #[test]
+    fn curves_of_one_plot_are_together_and_lose_what_is_no_number() {
+        let curve = |plot: &str, label: &str| Curve {
+            plot: plot.into(),
+            label: label.into(),
+            x: "time in ns".into(),
+            y: "%".into(),
+            points: vec![(1.0, 0.0), (f64::NAN, 5.0), (2.0, 100.0)],
+        };
+        let plots = plots(Vec::new(), vec![curve("a", "1"), curve("b", "1"), curve("a", "2")]);
+        assert_eq!((plots.len(), labels(&plots[0])), (2, vec!["1".into(), "2".into()]));
+        let Shape::Lines { x, y, lines, .. } = &plots[0].shape else { panic!("{plots:?}") };
+        assert_eq!((&*x.name, &*y.name, lines[0].points.len()), ("time", "share", 2));
+    }
+}

@@ -82,7 +82,7 @@ fn ratios(report: &Report, kind: Kind, other: Transport) -> Option<Plot> {
         let theirs = table::of(report, program, other);
         let both = vnic.iter().filter_map(|(bytes, vnic)| {
             let (_, theirs) = theirs.iter().find(|(size, _)| size == bytes)?;
-            let times = vnic.values.times_better_than(&theirs.values);
+            let times = table::times_better(vnic, theirs)?;
             (times.is_finite() && times > 0.0).then_some(Point {
                 x: *bytes as f64,
                 y: times,
