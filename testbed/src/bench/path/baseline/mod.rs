@@ -87,8 +87,8 @@ impl Found {
 pub const ONE_WAY: [u64; 4] = [8, 4 << 10, 64 << 10, 1 << 20];
 /// Bytes of a message of a stream.
 const STREAM: [u64; 4] = [4 << 10, 64 << 10, 1 << 20, LARGEST];
-/// Bytes of a sample of a stream, for each operation of one.
-const STREAMED: u64 = 64 << 10;
+/// Bytes of a sample of a stream, for each operation of one: the largest message fits into a thousand.
+const STREAMED: u64 = 66 << 10;
 /// Bytes of a message whose rate is measured.
 pub const RATE: u64 = 64;
 
