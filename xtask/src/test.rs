@@ -12,6 +12,9 @@ pub struct Args {
     /// Leave out the tests that boot virtual machines, and what they need
     #[arg(long)]
     no_vm: bool,
+    /// Leave out the tests that show pages to a browser, and install none
+    #[arg(long)]
+    no_browser: bool,
     /// Leave out the model checks of the lock-free parts
     #[arg(long)]
     no_loom: bool,
@@ -37,9 +40,18 @@ pub fn run(args: &Args) -> Result<()> {
     // Virtual machines get the daemon that users run.
     tools::run(cargo(&["build", "--release", "--package", "vnic"]))?;
     let mut tests = cargo(&["nextest", "run", "--workspace", "--exclude", "vnic-provider"]);
-    if args.no_vm {
-        eprintln!("leaving out the tests that boot virtual machines");
-        tests.args(["--filter-expr", "not binary(/^vm_/)"]);
+    let kinds = [
+        (args.no_vm, "boot virtual machines", "not binary(/^vm_/)"),
+        (args.no_browser, "show pages to a browser", "not binary(/^browser_/)"),
+    ];
+    let left_out = kinds.iter().filter(|(left_out, ..)| *left_out).collect::<Vec<_>>();
+    for (_, what, _) in &left_out {
+        eprintln!("leaving out the tests that {what}");
+    }
+    if !left_out.is_empty() {
+        // nextest runs what matches any of several expressions.
+        let others = left_out.iter().map(|(.., others)| *others).collect::<Vec<_>>();
+        tests.args(["--filter-expr", &others.join(" and ")]);
     }
     tests.args(&args.nextest);
     tools::run(tests)?;
