@@ -95,13 +95,44 @@ fn compact(value: f64) -> String {
     format!("{}{suffix}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
+/// How far apart numbers are on an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As they are.
+    Linear,
+    /// By their ratio.
+    Log,
+    /// Percentiles by what is above them, so that 90, 99 and 99.9 are as far apart as each other.
+    Nines,
+}
+
+impl Form {
+    /// Where a number lies; what has no place lies at an end.
+    fn place(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            Self::Log => value.max(f64::MIN_POSITIVE).ln(),
+            Self::Nines => -(1.0 - value / 100.0).max(f64::MIN_POSITIVE).log10(),
+        }
+    }
+
+    /// The number that lies at a place.
+    fn value(self, place: f64) -> f64 {
+        match self {
+            Self::Linear => place,
+            Self::Log => place.exp(),
+            Self::Nines => 100.0 * (1.0 - 10f64.powf(-place)),
+        }
+    }
+}
+
 /// An axis with the range that it shows.
 #[derive(Debug, Clone)]
 pub struct Axis {
     quantity: Quantity,
-    log: bool,
-    low: f64,
-    high: f64,
+    form: Form,
+    /// Places of its ends.
+    ends: (f64, f64),
     ticks: Vec<f64>,
 }
 
@@ -123,34 +154,52 @@ impl Axis {
         }
         if low > 0.0 && high / low >= log_from {
             let ticks = log_ticks(quantity, low, high, labels);
-            return Self { quantity, log: true, low, high, ticks };
+            return Self { quantity, form: Form::Log, ends: (low.ln(), high.ln()), ticks };
         }
         let (low, high) = (low.min(0.0), high.max(0.0));
         let high = if low == high { low + 1.0 } else { high };
         let ticks = linear_ticks(quantity, low, high, labels);
         // A line that ends at the frame is hard to see.
         let high = ticks.last().map_or(high, |last| high.max(*last));
-        Self { quantity, log: false, low, high, ticks }
+        Self { quantity, form: Form::Linear, ends: (low, high), ticks }
     }
 
-    /// An axis for places at which something was measured: they have the ticks, if all labels fit.
+    /// An axis for percentages, which shows the last ones if there are such: a share of what is quicker is
+    /// read from its end.
+    pub fn of_shares(quantity: Quantity, values: &[f64]) -> Self {
+        const TICKS: [f64; 6] = [50.0, 90.0, 99.0, 99.9, 99.99, 99.999];
+        let most = values.iter().copied().filter(|value| *value < 100.0).fold(0.0, f64::max);
+        if most < 99.0 || values.iter().any(|value| !(0.0..=100.0).contains(value)) {
+            return Self::new(quantity, values.iter().copied(), f64::INFINITY, LABELS);
+        }
+        // What is above all of them lies a little above the last.
+        let end = Form::Nines.place(most) + 0.2;
+        let ticks = TICKS.into_iter().filter(|tick| *tick <= most + 1e-9).collect();
+        Self { quantity, form: Form::Nines, ends: (0.0, end), ticks }
+    }
+
+    /// An axis for places at which something was measured: they have the ticks, if most labels fit.
     pub fn of_places(quantity: Quantity, places: &[f64]) -> Self {
         const LOG_FROM: f64 = 8.0;
         let mut axis = Self::new(quantity, places.iter().copied(), LOG_FROM, LABELS);
         let mut places = places.to_vec();
         places.sort_unstable_by(f64::total_cmp);
         places.dedup();
-        let all = places.len();
-        let mut last: Option<f64> = None;
-        places.retain(|place| {
-            let fits = last.is_none_or(|last| axis.are_apart(last, *place));
-            last = if fits { Some(*place) } else { last };
-            fits
-        });
-        if places.len() * 3 >= all * 2 {
-            axis.ticks = places;
-        }
+        let fitting = axis.fitting(&places);
+        axis.ticks =
+            if fitting.len() * 3 >= places.len() * 2 { fitting } else { axis.fitting(&axis.ticks) };
         axis
+    }
+
+    /// Those of `ticks` whose labels have room beside each other.
+    fn fitting(&self, ticks: &[f64]) -> Vec<f64> {
+        let mut fitting = Vec::<f64>::new();
+        for tick in ticks {
+            if fitting.last().is_none_or(|last| self.are_apart(*last, *tick)) {
+                fitting.push(*tick);
+            }
+        }
+        fitting
     }
 
     /// Whether the labels of two ticks have room beside each other, on an axis across a picture.
@@ -167,27 +216,16 @@ impl Axis {
     /// Adds room at both ends, as parts of the whole.
     #[must_use]
     pub fn with_room(mut self, before: f64, after: f64) -> Self {
-        if self.log {
-            let span = (self.high / self.low).max(1.0 + 1e-9);
-            self.low /= span.powf(before);
-            self.high *= span.powf(after);
-        } else {
-            let span = self.high - self.low;
-            // What begins at 0 stays there.
-            self.low -= if self.low < 0.0 { span * before } else { 0.0 };
-            self.high += span * after;
-        }
+        let span = self.ends.1 - self.ends.0;
+        // What begins at 0 stays there.
+        let before = if self.form != Form::Log && self.ends.0 >= 0.0 { 0.0 } else { before };
+        self.ends = (self.ends.0 - span * before, self.ends.1 + span * after);
         self
     }
 
     /// Whether it is logarithmic.
     pub fn is_log(&self) -> bool {
-        self.log
-    }
-
-    /// The smallest value that it shows.
-    pub fn low(&self) -> f64 {
-        self.low
+        self.form == Form::Log
     }
 
     /// What is written at a tick.
@@ -201,19 +239,19 @@ impl Ranged for Axis {
     type ValueType = f64;
 
     fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let place = |value: f64| if self.log { value.max(f64::MIN_POSITIVE).ln() } else { value };
-        let (low, high) = (place(self.low), place(self.high));
-        let part = ((place(*value) - low) / (high - low)).clamp(0.0, 1.0);
+        let (low, high) = self.ends;
+        let part = ((self.form.place(*value) - low) / (high - low)).clamp(0.0, 1.0);
         limit.0 + (part * f64::from(limit.1 - limit.0)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        let shown = self.ticks.iter().filter(|tick| (self.low..=self.high).contains(*tick));
-        shown.copied().collect()
+        let (low, high) = self.ends;
+        let shown = |tick: &&f64| (low - 1e-9..=high + 1e-9).contains(&self.form.place(**tick));
+        self.ticks.iter().filter(shown).copied().collect()
     }
 
     fn range(&self) -> Range<f64> {
-        self.low..self.high
+        self.form.value(self.ends.0)..self.form.value(self.ends.1)
     }
 }
 
@@ -326,7 +364,19 @@ mod tests {
         // Downwards, as on a screen; and what is outside stays at the frame.
         assert_eq!([1.0, 1e9, -5.0].map(|value| axis.map(&value, (200, 0))), [200, 0, 200]);
         let roomy = axis.with_room(0.1, 0.1);
-        assert!(roomy.low() < 1.0 && roomy.range().end > 100.0);
+        assert!(roomy.range().start < 1.0 && roomy.range().end > 100.0);
+    }
+
+    #[test]
+    fn the_last_percentiles_have_room() {
+        let shares = Axis::of_shares(Quantity::Plain, &[0.0, 50.0, 99.0, 99.9, 99.95, 100.0]);
+        assert_eq!(labels(&shares), ["50", "90", "99", "99.9"]);
+        let places = [0.0, 90.0, 99.0, 99.9, 100.0].map(|share| shares.map(&share, (0, 1000)));
+        assert_eq!((places[0], places[4]), (0, 1000));
+        assert!((places[2] - places[1]).abs_diff(places[3] - places[2]) <= 1, "{places:?}");
+        for few in [&[0.0, 50.0, 100.0][..], &[0.0, 150.0], &[]] {
+            assert!(!labels(&Axis::of_shares(Quantity::Plain, few)).contains(&"99".into()));
+        }
     }
 
     #[test]

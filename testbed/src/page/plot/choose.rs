@@ -75,8 +75,10 @@ fn curves(curves: &[Curve]) -> Vec<Plot> {
             Scale { name: without_unit(text, quantity), quantity }
         };
         let (x, y) = (scale(&curve.x), scale(&curve.y));
+        let stretched = y.name.contains('%') && curve.points.iter().any(|&(_, y)| y >= 99.0);
+        let note = if stretched { "From 90 to 99 % is as far as from 99 to 99.9 %." } else { "" };
         let shape = Shape::Lines { x, y, lines: vec![line], level: None };
-        plots.push(Plot { title: curve.plot.clone(), note: String::new(), shape });
+        plots.push(Plot { title: curve.plot.clone(), note: note.into(), shape });
     }
     plots
 }

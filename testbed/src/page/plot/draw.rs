@@ -85,7 +85,12 @@ fn draw_lines(
     });
     let places = points().map(|point| point.x).collect::<Vec<_>>();
     let x_axis = Axis::of_places(x.quantity, &places).with_room(0.03, 0.03);
-    let y_axis = Axis::new(y.quantity, heights.chain(level), 12.0, LABELS);
+    let heights = heights.chain(level).collect::<Vec<_>>();
+    let y_axis = if y.name.contains('%') {
+        Axis::of_shares(y.quantity, &heights)
+    } else {
+        Axis::new(y.quantity, heights.into_iter(), 12.0, LABELS)
+    };
     let y_axis =
         if y_axis.is_log() { y_axis.with_room(0.06, 0.06) } else { y_axis.with_room(0.0, 0.04) };
     let labels = (x_axis.clone(), y_axis.clone());
