@@ -147,10 +147,10 @@ impl Experiment for Latency<'_> {
     fn findings(&self) -> Findings {
         let mut findings = Findings::default();
         let line = Row::of(SUBJECT, "cache line there and back", &self.line);
-        findings.rows.push(line.over("cache line").at(BYTES.into()));
+        findings.rows.push(line.over("cache line"));
         for ((_, name, limit), took) in OPERATIONS.into_iter().zip(&self.took) {
             let times = took.against(&self.line);
-            let row = Row::of(SUBJECT, name, took).over("vNIC").at(BYTES.into());
+            let row = Row::of(SUBJECT, name, took).over("vNIC");
             findings.rows.push(row.times(times, "cache line"));
             let goal = format!("8 B {name}, over a cache line's round trip");
             findings.verdicts.push(Verdict::at_most(goal, times, limit).timed());
