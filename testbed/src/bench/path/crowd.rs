@@ -54,6 +54,7 @@ pub struct Crowd {
     pub size: Size,
     /// The daemon.
     pub daemon: Daemon,
+    workers: u32,
     active: (End, End),
     /// After the ends, which are theirs.
     processes: (Endpoint, Endpoint),
@@ -137,7 +138,7 @@ impl Crowd {
                 idle.push(Idle::new(process, pairs));
             }
         }
-        Ok(Self { size, daemon, active, processes, _idle: idle })
+        Ok(Self { size, daemon, workers, active, processes, _idle: idle })
     }
 
     /// Waits until the daemon has nothing to do.
@@ -145,8 +146,8 @@ impl Crowd {
     /// # Errors
     /// If it does not come to rest.
     pub fn rest(&self) -> Result<()> {
-        asleep(&self.processes.0)?;
-        asleep(&self.processes.1)
+        asleep(&self.processes.0, self.workers)?;
+        asleep(&self.processes.1, self.workers)
     }
 
     /// Nanoseconds of a WRITE one way, each the mean of `operations`.

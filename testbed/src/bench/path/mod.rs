@@ -191,6 +191,8 @@ pub struct Bed {
     pub daemon: Daemon,
     /// Who runs where.
     pub cores: Cores,
+    /// Workers of the daemon.
+    pub workers: u32,
     /// Workers that have no core of their own.
     pub sharing: usize,
 }
@@ -215,7 +217,8 @@ impl Bed {
         // First of all, while there is room in one piece.
         let wants_large = plan.has(Subject::Bandwidth) || plan.has(Subject::Others);
         let large = wants_large.then(|| End::one_way(&a, &b, LARGEST, Layout::Large));
-        Ok(Self { a, b, daemon, cores, sharing, large })
+        let workers = plan.workers;
+        Ok(Self { large, a, b, daemon, cores, workers, sharing })
     }
 
     /// Waits until the workers that serve the guests have announced that they sleep, so that their
@@ -225,19 +228,22 @@ impl Bed {
     /// If they find no sleep.
     pub fn rest(&self) -> Result<()> {
         for guest in [&self.a, &self.b] {
-            asleep(guest)?;
+            asleep(guest, self.workers)?;
         }
         Ok(())
     }
 }
 
-/// Waits until the worker that serves `guest` has announced that it sleeps.
+/// Waits until all of the daemon's `workers` have announced to `guest` that they sleep.
 ///
 /// # Errors
-/// If it does not.
-pub fn asleep(guest: &Endpoint) -> Result<()> {
+/// If they do not.
+pub fn asleep(guest: &Endpoint, workers: u32) -> Result<()> {
     let page = guest.ctx.doorbell_page();
-    spin::until(|| (page.load32(DOORBELL_NEED_KICK.into()) != 0).then_some(()))?;
+    // A bit each, as far as there are any.
+    let all = workers.min(u32::BITS);
+    let sleep = || page.load32(DOORBELL_NEED_KICK.into()).count_ones() >= all;
+    spin::until(|| sleep().then_some(()))?;
     // Between its word and its sleep there is a last look.
     thread::sleep(Duration::from_micros(100));
     Ok(())

@@ -36,6 +36,7 @@ const LOOK: u64 = 8;
 /// The experiment.
 pub struct Neighbour {
     cores: Cores,
+    workers: u32,
     effort: Effort,
     /// Requests of the stream.
     requests: u32,
@@ -77,6 +78,7 @@ impl Neighbour {
         let bulk = End::one_way(&guests[2], &guests[3], REQUEST, Layout::Linear);
         Ok(Self {
             cores,
+            workers,
             effort,
             requests: (effort.operations * 16 / 1000).max(2) as u32,
             victims,
@@ -160,7 +162,7 @@ impl Experiment for Neighbour {
 
     fn round(&mut self) -> Result<()> {
         for guest in &self.guests {
-            asleep(guest)?;
+            asleep(guest, self.workers)?;
         }
         let chunk = self.chunk()?;
         self.chunk.push_round(vec![chunk]);
