@@ -54,7 +54,7 @@ pub enum Outcome {
 pub struct Answered {
     /// What was asked for.
     pub request: PageRequest,
-    /// Who waited, in the order of asking.
+    /// Who waited, in the order of joining it (claimants whose wishes were deferred take turns).
     pub waiters: Vec<Waiter>,
 }
 
@@ -303,7 +303,7 @@ impl PageRequestTable {
         self.pending.get(&id).map(|held| &held.request)
     }
 
-    /// Who waits for the outstanding request with this id, in the order of asking.
+    /// Who waits for the outstanding request with this id, in the order of joining it.
     pub fn waiters(&self, id: u32) -> &[Waiter] {
         self.pending.get(&id).map_or(&[], |held| &held.waiters)
     }
