@@ -267,3 +267,105 @@ fn frames_change_owners_under_a_running_worker() {
         }
     });
 }
+
+/// Pages of two processes of one VM, `pages` of each from [`VA`] on, scattered in RAM.
+fn two_spaces(pages: u64) -> (Vm, Vm) {
+    let ram_len = 0x40_0000;
+    let (one, other) = (Vm::new(ram_len, PagingMode::Level4), Vm::new(ram_len, PagingMode::Level4));
+    for (vm, step) in [(&one, 7), (&other, 11)] {
+        for page in 0..pages {
+            let frame = Gpa(DATA + page * step % pages * 0x1000);
+            vm.table.map(Gva(VA.0 + page * 0x1000), frame, 12, USER | WRITABLE).unwrap();
+        }
+    }
+    (one, other)
+}
+
+/// What [`Translator::cached_pairs`] hands out: guest-physical addresses, length, whether it is the last.
+fn pairs(
+    translator: &mut Translator,
+    (one, other): (&Vm, &Vm),
+    (from, to, len): (u64, u64, usize),
+) -> (usize, Vec<(u64, u64, usize, bool)>) {
+    let (one_slot, other_slot) = (one.slot(0), other.slot(0));
+    let burst = Burst::enter_both(&one_slot, &other_slot);
+    let bases = [one, other].map(|vm| vm.ram.host_ptr(Gpa(0), 0).unwrap().as_ptr().addr());
+    let mut found = Vec::new();
+    let (from, to) = ((&one.space, Gva(VA.0 + from)), (&other.space, Gva(VA.0 + to)));
+    let done = translator.cached_pairs(&burst, from, to, len, |[from, to], last| {
+        assert_eq!(from.len(), to.len());
+        let gpas = [from, to].map(|chunk| chunk.as_ptr().addr());
+        let gpas = [(gpas[0] - bases[0]) as u64, (gpas[1] - bases[1]) as u64];
+        found.push((gpas[0], gpas[1], from.len(), last));
+    });
+    (done, found)
+}
+
+#[test]
+fn pairs_of_pages_are_what_each_side_translates_to() {
+    let (one, other) = two_spaces(13);
+    let vms = (&one, &other);
+    let mut translator = Translator::default();
+    let whole = (0x10, 0x10, 0x5000);
+    assert_eq!(pairs(&mut translator, vms, whole), (0, vec![]), "nothing is cached");
+    // For reading on the one side; on the other for reading only, which is not enough.
+    for page in 0..6 {
+        let va = Gva(VA.0 + page * 0x1000);
+        locate(&mut translator, &one, va, 1, Access::Read).unwrap();
+        locate(&mut translator, &other, va, 1, Access::Read).unwrap();
+    }
+    assert_eq!(pairs(&mut translator, vms, whole).0, 0);
+    for page in 0..6 {
+        locate(&mut translator, &other, Gva(VA.0 + page * 0x1000), 1, Access::Write).unwrap();
+    }
+    let (done, found) = pairs(&mut translator, vms, whole);
+    assert_eq!((done, found.len()), (0x5000, 6));
+    let mut offset = 0x10;
+    for (index, &(from, to, len, last)) in found.iter().enumerate() {
+        let va = Gva(VA.0 + offset);
+        assert_eq!(locate(&mut translator, &one, va, len, Access::Read), Ok((from, len)));
+        assert_eq!(locate(&mut translator, &other, va, len, Access::Write), Ok((to, len)));
+        assert_eq!(last, index == 5);
+        offset += len as u64;
+    }
+    assert_eq!(offset, 0x5010);
+    // Ranges whose pages do not lie side by side, and ranges that go on behind what is known.
+    assert_eq!(pairs(&mut translator, vms, (0x10, 0x18, 0x5000)).0, 0);
+    assert_eq!(pairs(&mut translator, vms, (0x10, 0x10, 0x8000)).0, 0x5ff0);
+    assert_eq!(pairs(&mut translator, vms, (0, 0, 0)), (0, vec![]));
+}
+
+#[test]
+fn pairs_end_where_either_guest_has_taken_a_page_back() {
+    for side in [0, 1] {
+        let (one, other) = two_spaces(8);
+        let vms = [&one, &other];
+        let mut translator = Translator::default();
+        for page in 0..8 {
+            for vm in vms {
+                let va = Gva(VA.0 + page * 0x1000);
+                locate(&mut translator, vm, va, 1, Access::Write).unwrap();
+            }
+        }
+        let mut done = || pairs(&mut translator, (&one, &other), (0, 0, 0x8000)).0;
+        assert_eq!(done(), 0x8000);
+        vms[side].take_away(Gva(VA.0 + 0x3000));
+        assert_eq!(done(), 0x3000);
+    }
+}
+
+#[test]
+fn a_burst_hears_of_an_invalidation_that_waits_for_it() {
+    let vm = Vm::new(0x10_0000, PagingMode::Level4);
+    vm.table.map(VA, Gpa(DATA), 12, USER | WRITABLE).unwrap();
+    let mut translator = Translator::default();
+    let slot = vm.slot(0);
+    let burst = slot.enter();
+    assert!(!translator.is_wanted_back(&burst, &vm.space), "it is not in use");
+    translator.translate(&burst, &vm.space, VA, 8, Access::Read).unwrap();
+    assert!(!translator.is_wanted_back(&burst, &vm.space));
+    // The guest gives up waiting at once, since the burst does not end.
+    assert!(vm.driver.invalidate(VA.0, VA.0 + 0x1000, || false).is_err());
+    assert!(translator.is_wanted_back(&burst, &vm.space));
+    burst.leave();
+}

@@ -66,7 +66,7 @@ fn rings(criterion: &mut Criterion) {
         bencher.iter(|| {
             let consumer = done.word32(CQ_CONSUMER_OFFSET as usize);
             consumer.store(ring.produced().to_le(), std::sync::atomic::Ordering::Release);
-            ring.publish(&done, black_box(&Cqe::default())).expect("room");
+            ring.publish(&done, &black_box(Cqe::default()).into()).expect("room");
         });
     });
     group.finish();

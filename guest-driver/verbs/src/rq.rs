@@ -123,6 +123,8 @@ impl RecvQueue {
         // with the phase.
         self.ring.word(self.head, 0).store(header, Ordering::Release);
         self.head = self.head.wrapping_add(1);
+        // The device had the line last; that it comes back would be waited for in `wants_doorbell`.
+        self.ring.prefetch_to_write(self.head);
         Ok(())
     }
 

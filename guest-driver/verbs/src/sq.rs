@@ -172,7 +172,7 @@ impl SendQueue {
 
 /// How many elements ahead the processor is told of one that will be written: the line is with the
 /// device's processor, which read it a lap before.
-const PREFETCH: u32 = 4;
+const PREFETCH: u32 = 8;
 
 /// The phase bit in the first eight bytes of an element, of which the flags are the second.
 const PHASE: u64 = (WqeFlags::PHASE.bits() as u64) << 8;

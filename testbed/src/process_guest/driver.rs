@@ -16,7 +16,7 @@ use vnic_abi::event::{Event, EventKind, PageRequest};
 
 use super::address_space::{AddressSpace, FaultAnswer};
 use super::frontend::{Connection, FrontendError};
-use super::memory::{FRAME, Layout, Pages, Ram};
+use super::memory::{FRAME, LARGE_PAGE, Layout, Pages, Ram};
 use super::page_table::Paging;
 use super::virtqueue::VirtQueue;
 
@@ -33,6 +33,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 pub struct GuestOptions {
     /// Bytes of RAM.
     pub ram: u64,
+    /// What RAM is made of.
+    pub ram_file: RamFile,
     /// Depth of the page tables that [`Driver::new_space`] makes.
     pub paging: Paging,
     /// Send `INIT` with these features, or leave that to the test.
@@ -41,7 +43,28 @@ pub struct GuestOptions {
 
 impl Default for GuestOptions {
     fn default() -> Self {
-        Self { ram: 64 << 20, paging: Paging::Level4, init: Some(Features::empty()) }
+        Self {
+            ram: 64 << 20,
+            ram_file: RamFile::Memfd,
+            paging: Paging::Level4,
+            init: Some(Features::empty()),
+        }
+    }
+}
+
+/// What a guest's RAM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RamFile {
+    /// A memfd, in pages as the host has them for such.
+    Memfd,
+    /// Large pages of the host, see [`Ram::in_large_pages`].
+    LargePages,
+}
+
+impl RamFile {
+    /// Large pages, if they can be had.
+    pub fn largest() -> Self {
+        if Ram::in_large_pages(LARGE_PAGE).is_ok() { Self::LargePages } else { Self::Memfd }
     }
 }
 
@@ -158,7 +181,11 @@ impl Driver {
     ///
     /// If the device refuses `INIT`.
     pub fn boot_with(socket: &Path, options: GuestOptions) -> Result<Arc<Self>, FrontendError> {
-        let ram = Ram::new(options.ram);
+        let ram = match options.ram_file {
+            RamFile::Memfd => Ram::new(options.ram),
+            RamFile::LargePages => Ram::in_large_pages(options.ram)
+                .unwrap_or_else(|error| panic!("RAM in large pages: {error}")),
+        };
         let queues: [VirtQueue; 4] = std::array::from_fn(|_| VirtQueue::new(&ram));
         let refs: Vec<_> = queues.iter().collect();
         let connection = Connection::open(socket, &ram, &refs)?;

@@ -2,10 +2,15 @@
 //! Guest RAM: a memfd, its frames, and mappings of frames into this process.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MmapRegion,
     VolatileMemory, VolatileSlice,
@@ -76,10 +81,44 @@ impl Ram {
     ///
     /// If the host refuses the memory.
     pub fn new(len: u64) -> Self {
+        let fd = memfd_create("vnic-guest-ram", MemfdFlags::CLOEXEC).expect("memfd_create");
+        Self::of(File::from(fd), len)
+    }
+
+    /// As [`new`](Self::new), in large pages of the host, whatever its setting for memfds is.
+    ///
+    /// # Errors
+    ///
+    /// If this process may not mount a file system of its own (which no other process sees), or the host knows no
+    /// large pages.
+    ///
+    /// # Panics
+    ///
+    /// If the host refuses the memory.
+    pub fn in_large_pages(len: u64) -> rustix::io::Result<Self> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(context.as_fd(), "huge", "always")?;
+        fsconfig_set_string(context.as_fd(), "size", "100%")?;
+        fsconfig_create(context.as_fd())?;
+        let attributes = MountAttrFlags::empty();
+        let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let fd = openat(root, ".", flags, Mode::RUSR | Mode::WUSR)?;
+        let ram = Self::of(File::from(fd), len);
+        // Large pages come to who touches them in a large mapping first; those of processes are small.
+        for region in ram.regions() {
+            for at in (0..region.len).step_by(LARGE_PAGE as usize) {
+                let place = GuestAddress(region.gpa + at);
+                ram.memory().write_obj(0u8, place).expect("in the region");
+            }
+        }
+        Ok(ram)
+    }
+
+    fn of(file: File, len: u64) -> Self {
         let half = len / 2 / FRAME * FRAME;
         assert!(half > 0, "RAM of {len} bytes is too small");
-        let fd = memfd_create("vnic-guest-ram", MemfdFlags::CLOEXEC).expect("memfd_create");
-        let file = Arc::new(File::from(fd));
+        let file = Arc::new(file);
         file.set_len(2 * half).expect("size the memfd");
         let mut regions = Vec::new();
         let mapped = [(0, 0), (HIGH_BASE, half)].map(|(gpa, offset)| {

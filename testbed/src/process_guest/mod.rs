@@ -34,6 +34,6 @@ pub mod virtqueue;
 pub use address_space::{AddressSpace, Fault, FaultAnswer, UserBuffer};
 pub use daemon::Daemon;
 pub use dimm::Dimm;
-pub use driver::{Driver, GuestOptions};
-pub use memory::{Layout, Pages, Ram};
+pub use driver::{Driver, GuestOptions, RamFile};
+pub use memory::{FRAME, Layout, Pages, Ram};
 pub use page_table::{PageTable, Paging};

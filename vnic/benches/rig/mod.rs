@@ -313,16 +313,20 @@ pub enum Work {
     Batch,
     /// RDMA WRITEs of 64 KiB, one at a time.
     Bulk,
+    /// RDMA WRITEs of 1 MiB, one at a time.
+    Long,
 }
 
 impl Work {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Write, Self::Send, Self::Read, Self::FetchAdd, Self::Batch, Self::Bulk];
+    pub const ALL: [Self; 7] =
+        [Self::Write, Self::Send, Self::Read, Self::FetchAdd, Self::Batch, Self::Bulk, Self::Long];
 }
 
 /// Bytes of a [`Work::Bulk`].
 const BULK: u32 = 64 << 10;
+/// Bytes of a [`Work::Long`].
+const LONG: u32 = 1 << 20;
 
 /// Work on a device whose worker is stepped by hand.
 pub struct Load {
@@ -344,7 +348,7 @@ impl Load {
         let [mut a, mut b] = [1, 2].map(|number| Guest::attach(&device, number, 32 << 20, 12));
         let qps: Vec<_> = (0..count).map(|_| (a.qp(64, 64), b.qp(64, 64))).collect();
         qps.iter().for_each(|(a, b)| connect(a, b));
-        let buffers = (a.buffer(BULK.into()), b.buffer(BULK.into()));
+        let buffers = (a.buffer(LONG.into()), b.buffer(LONG.into()));
         Self { device, worker, work, a, b, qps, buffers, next: 0 }
     }
 
@@ -378,6 +382,7 @@ impl Load {
                     }
                 }
                 Work::Bulk => qa.request(Opcode::RdmaWrite, sge(here, BULK, key), there, rkey),
+                Work::Long => qa.request(Opcode::RdmaWrite, sge(here, LONG, key), there, rkey),
             }
             qa.sq.publish();
             qa.ring();

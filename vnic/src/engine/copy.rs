@@ -10,8 +10,9 @@ use std::sync::atomic::{Ordering, compiler_fence};
 const BLOCK: usize = 256;
 /// Bytes at the end that are stored one word after the other.
 const TAIL: usize = 64;
-/// Bytes of a store that passes the caches by.
-const STREAM: usize = 16;
+/// Bytes that are stored together where the destination allows it.
+#[cfg(target_arch = "x86_64")]
+const WIDE: usize = 16;
 
 /// How a piece is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,20 +34,49 @@ pub enum Reach {
     Past,
 }
 
+/// Where messages of different lengths are copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Reaches {
+    /// Up to as many bytes near.
+    near: u64,
+    /// From as many bytes on past the caches.
+    past: u64,
+}
+
 /// Bytes of a message up to which both sides of it are in a processor's own caches.
 const NEAR: u64 = 256 << 10;
 
-impl Reach {
-    /// Of a message of this length, when those of `past` bytes and more are to pass the caches by.
-    pub const fn of(total: u64, past: u64) -> Self {
-        if total >= past {
-            Self::Past
-        } else if total <= NEAR {
-            Self::Near
+impl Reaches {
+    /// When messages of `past` bytes and more are to pass the caches by.
+    pub fn new(past: u64) -> Self {
+        // Measured: only there the block copy is quicker than vectors, in whatever cache the bytes are.
+        let near = if is_intel() { NEAR } else { u64::MAX };
+        Self { near, past }
+    }
+
+    /// Of a message of this length.
+    #[inline]
+    pub const fn of(self, total: u64) -> Reach {
+        if total >= self.past {
+            Reach::Past
+        } else if total <= self.near {
+            Reach::Near
         } else {
-            Self::Far
+            Reach::Far
         }
     }
+}
+
+/// Whether the processor says that Intel made it.
+fn is_intel() -> bool {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        name.as_flattened() == b"GenuineIntel"
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    false
 }
 
 impl End {
@@ -56,7 +86,43 @@ impl End {
     }
 }
 
-/// Copies a piece of a message of `len` bytes.
+/// Orders what passed the caches by before what is stored afterwards: the end of the message, or of the burst.
+/// Once behind all pieces, for it waits until they have reached memory.
+#[inline]
+pub fn settle(reach: Reach) {
+    #[cfg(target_arch = "x86_64")]
+    if reach == Reach::Past {
+        #[allow(unsafe_code)] // reason: an instruction without a safe name
+        // SAFETY: a fence, which every processor of this architecture has.
+        unsafe {
+            std::arch::x86_64::_mm_sfence();
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = reach;
+}
+
+/// A way to copy bytes.
+///
+/// # Safety
+///
+/// As [`forward`].
+#[allow(unsafe_code)] // reason: guest memory is only reachable by address
+pub type Copy = unsafe fn(src: *const u8, dst: *mut u8, len: usize);
+
+/// How pages are copied with which no message ends. Call [`settle`] behind the last of them.
+#[inline]
+pub fn for_pages(reach: Reach) -> Copy {
+    match reach {
+        Reach::Past => stream,
+        #[cfg(target_arch = "x86_64")]
+        Reach::Near if std::arch::is_x86_feature_detected!("avx2") => by_vectors,
+        Reach::Near | Reach::Far => block,
+    }
+}
+
+/// Copies a piece of a message of `len` bytes. Whoever copies pieces that are not the message's last calls [`settle`]
+/// behind them.
 ///
 /// # Safety
 ///
@@ -66,10 +132,13 @@ pub unsafe fn piece(src: *const u8, dst: *mut u8, len: usize, end: End) {
     let body = if end.of_message { body(dst, len) } else { len };
     // SAFETY: `body <= len`, so that all ranges are inside those of the caller.
     unsafe {
-        match end.reach {
-            Reach::Past if body >= BLOCK => stream(src, dst, body),
-            Reach::Near if body <= VECTORS => small_block(src, dst, body),
-            _ => block(src, dst, body),
+        if end.reach == Reach::Near && body > VECTORS {
+            block(src, dst, body);
+        } else {
+            for_pages(end.reach)(src, dst, body);
+        }
+        if end.of_message {
+            settle(end.reach);
         }
         words(src.add(body), dst.add(body), len - body);
     }
@@ -111,26 +180,22 @@ const VECTORS: usize = 8 << 10;
 #[cfg(target_arch = "x86_64")]
 const VECTOR: usize = 32;
 
-/// As [`block`], for a piece of a message that others precede or follow.
+/// Copies `len` bytes.
 ///
 /// # Safety
 ///
-/// As [`forward`].
+/// As [`forward`]; the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)] // reason: as above
-#[inline]
-unsafe fn small_block(src: *const u8, dst: *mut u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        let whole = len / (4 * VECTOR) * (4 * VECTOR);
-        // SAFETY: `whole <= len`; the processor has the vectors.
-        unsafe {
-            vectors(src, dst, whole);
+unsafe fn by_vectors(src: *const u8, dst: *mut u8, len: usize) {
+    let whole = len / (4 * VECTOR) * (4 * VECTOR);
+    // SAFETY: `whole <= len`; the processor has the vectors.
+    unsafe {
+        vectors(src, dst, whole);
+        if whole != len {
             block(src.add(whole), dst.add(whole), len - whole);
         }
-        return;
     }
-    // SAFETY: the caller's.
-    unsafe { block(src, dst, len) }
 }
 
 /// Copies `len` bytes, a multiple of four vectors.
@@ -174,33 +239,52 @@ unsafe fn block(src: *const u8, dst: *mut u8, len: usize) {
 /// # Safety
 ///
 /// As [`forward`].
-#[allow(unsafe_code)] // reason: as above
+#[allow(unsafe_code)] // reason: guest memory is only reachable by address
 unsafe fn stream(src: *const u8, dst: *mut u8, len: usize) {
-    let head = (dst as usize).wrapping_neg() % STREAM;
-    let whole = (len - head) / (4 * STREAM) * (4 * STREAM);
-    // SAFETY: `head` is below `BLOCK`, and so below `len`; the parts follow each other within `len`.
-    unsafe {
-        block(src, dst, head);
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
-            for at in (head..head + whole).step_by(4 * STREAM) {
-                let from = src.add(at).cast::<__m128i>();
-                let to = dst.add(at).cast::<__m128i>();
-                let parts = [0, 1, 2, 3].map(|part| _mm_loadu_si128(from.add(part)));
-                for (part, value) in parts.into_iter().enumerate() {
-                    _mm_stream_si128(to.add(part), value);
-                }
-            }
-            // Streams are not ordered with what is stored afterwards: the end of the message, and of
-            // the burst.
-            _mm_sfence();
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        let head = (dst as usize).wrapping_neg() % VECTOR;
+        if len < head {
+            // SAFETY: the caller's.
+            return unsafe { block(src, dst, len) };
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        block(src.add(head), dst.add(head), whole);
+        let whole = (len - head) / (4 * VECTOR) * (4 * VECTOR);
         let done = head + whole;
-        block(src.add(done), dst.add(done), len - done);
+        // SAFETY: the parts follow each other within `len`. The
+        // processor has the vectors, and the second part begins at a multiple of one.
+        unsafe {
+            block(src, dst, head);
+            streamed_vectors(src.add(head), dst.add(head), whole);
+            block(src.add(done), dst.add(done), len - done);
+        }
+        return;
     }
+    // SAFETY: the caller's.
+    unsafe { block(src, dst, len) }
+}
+
+/// As [`vectors`], past the caches.
+///
+/// # Safety
+///
+/// As [`forward`]; the processor has AVX2, and `dst` is a multiple of a vector.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // reason: as above
+#[target_feature(enable = "avx2")]
+unsafe fn streamed_vectors(src: *const u8, dst: *mut u8, len: usize) {
+    use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_stream_si256};
+    for at in (0..len).step_by(4 * VECTOR) {
+        // SAFETY: four vectors at `at`, which is less than `len` by as many at least.
+        unsafe {
+            let (from, to) = (src.add(at).cast::<__m256i>(), dst.add(at).cast::<__m256i>());
+            let parts = [0, 1, 2, 3].map(|part| _mm256_loadu_si256(from.add(part)));
+            for (part, value) in parts.into_iter().enumerate() {
+                _mm256_stream_si256(to.add(part), value);
+            }
+        }
+    }
+    // As in `block`.
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Copies `len` bytes, word by word.
@@ -212,6 +296,20 @@ unsafe fn stream(src: *const u8, dst: *mut u8, len: usize) {
 #[inline]
 unsafe fn words(src: *const u8, dst: *mut u8, len: usize) {
     let mut at = 0;
+    #[cfg(target_arch = "x86_64")]
+    if (dst as usize).is_multiple_of(WIDE) {
+        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_store_si128};
+        while at + WIDE <= len {
+            // SAFETY: sixteen bytes at `at`, checked against `len`; the destination is aligned.
+            unsafe {
+                let part = _mm_loadu_si128(src.add(at).cast::<__m128i>());
+                _mm_store_si128(dst.add(at).cast::<__m128i>(), part);
+            }
+            // As in `block`: what follows is stored after it.
+            compiler_fence(Ordering::SeqCst);
+            at += WIDE;
+        }
+    }
     if (dst as usize).is_multiple_of(8) {
         while at + 32 <= len {
             for part in [0, 8, 16, 24] {

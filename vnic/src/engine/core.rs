@@ -3,6 +3,7 @@
 //! to do once its burst is over.
 
 use crate::device::{Device, DeviceConfig};
+use crate::engine::copy::Reaches;
 use crate::engine::slots::Slots;
 use crate::engine::timer::Timers;
 use crate::engine::watch::Watch;
@@ -10,7 +11,7 @@ use crate::fabric::ahead::Ahead;
 use crate::fabric::local::Scratch;
 use crate::object::cq::Cq;
 use crate::object::qp::Qp;
-use crate::ring::cq::Overrun;
+use crate::ring::cq::{CqeWords, Overrun};
 use std::sync::Arc;
 use vnic_abi::cqe::{Cqe, WcStatus};
 use vnic_abi::event::EventKind;
@@ -78,7 +79,7 @@ pub const BATCH: usize = 32;
 /// from the driver for each.
 #[derive(Default)]
 pub struct Completions {
-    cqes: [Cqe; BATCH],
+    cqes: [CqeWords; BATCH],
     len: usize,
     /// Whether any was published in this turn, and whether one of those had failed.
     published: Option<bool>,
@@ -89,10 +90,10 @@ impl Completions {
     /// Adds one. `true` if there is room for no other.
     #[inline]
     #[must_use]
-    pub fn push(&mut self, cqe: &Cqe) -> bool {
+    pub fn push(&mut self, cqe: Cqe) -> bool {
         self.failed |= cqe.status != WcStatus::Success.0;
         if let Some(place) = self.cqes.get_mut(self.len) {
-            *place = *cqe;
+            *place = cqe.into();
             self.len += 1;
         }
         self.len == BATCH
@@ -155,8 +156,8 @@ pub struct Core {
     pub watch: Watch,
     /// Room for translations of a transfer.
     pub scratch: Scratch,
-    /// Bytes of a message from which on it is written past the caches.
-    pub past_caches: u64,
+    /// How messages are copied.
+    pub reaches: Reaches,
 }
 
 impl Core {
@@ -175,7 +176,7 @@ impl Core {
             ahead: Ahead::new(batching),
             watch: Watch::default(),
             scratch: Scratch::default(),
-            past_caches,
+            reaches: Reaches::new(past_caches),
         }
     }
 }

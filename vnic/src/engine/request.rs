@@ -4,6 +4,7 @@
 use crate::port::MAX_INLINE;
 use crate::ring::rq::SgeList;
 use crate::ring::sq::Element;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vnic_abi::cqe::WcOpcode;
 use vnic_abi::wqe::{ATOMIC_WQE_PAYLOAD, AtomicWqe, Opcode, SEND_WQE_PAYLOAD, SendWqe, WqeFlags};
 use zerocopy::FromBytes;
@@ -29,6 +30,20 @@ pub enum Atomic {
     },
     /// Add to the word, modulo 2^64.
     FetchAdd(u64),
+}
+
+impl Atomic {
+    /// Does it, and returns what was there.
+    #[inline]
+    pub fn apply(self, word: &AtomicU64) -> u64 {
+        // SeqCst: verbs order atomics against the CPUs' own, so nothing weaker will do.
+        match self {
+            Self::FetchAdd(add) => word.fetch_add(add, Ordering::SeqCst),
+            Self::CompareSwap { compare, swap } => word
+                .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
+                .unwrap_or_else(|found| found),
+        }
+    }
 }
 
 /// What to do.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The sending half of a queue pair: one request after the other, in order.
 
+mod glance;
 mod peer;
 mod turn;
 mod usual;
@@ -8,7 +9,6 @@ mod usual;
 pub use turn::run;
 use usual::Done;
 
-use crate::engine::copy::Reach;
 use crate::engine::core::Core;
 use crate::engine::request::{Op, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
@@ -238,19 +238,13 @@ impl Requester {
     }
 
     fn status_of(&self, nak: Nak) -> Result<Pause, WcStatus> {
-        match nak {
-            Nak::InvalidRequest => Err(WcStatus::RemInvReqErr),
-            Nak::RemoteAccess => Err(WcStatus::RemAccessErr),
-            Nak::RemoteOperation => Err(WcStatus::RemOpErr),
-            Nak::Rnr(delay) => {
-                let forever = self.patience.rnr_retry == RNR_FOREVER;
-                if forever || self.rnr_used < self.patience.rnr_retry {
-                    Ok(Pause::Timer(delay, Reason::ReceiverNotReady))
-                } else {
-                    Err(WcStatus::RnrRetryExcErr)
-                }
+        if let Nak::Rnr(delay) = nak {
+            let forever = self.patience.rnr_retry == RNR_FOREVER;
+            if forever || self.rnr_used < self.patience.rnr_retry {
+                return Ok(Pause::Timer(delay, Reason::ReceiverNotReady));
             }
         }
+        Err(nak.status())
     }
 
     /// The peer does not answer: wait, and give up after all retries.
@@ -314,18 +308,24 @@ impl Requester {
         if peer.is_destroyed() || !self.is_peer(&peer) {
             return (Pause::More, done);
         }
-        // A turn is a burst, but for one whom nobody waits for: then it is a few.
+        // A turn is a chunk, but for one whom nobody waits for: then it is a few. They share a burst, for it is
+        // dear to begin one (all stores have to be seen by then), unless a guest wants memory back.
+        let mut burst = Burst::enter_both(&own_slot, &peer_slot);
         let pause = loop {
-            let burst = Burst::enter_both(&own_slot, &peer_slot);
             let pause =
                 self.burst(qp, &peer, &mut responder, core, &burst, &mut refused, &mut done);
-            drop(burst);
             let full = done.bytes >= done.limit;
             if !matches!(pause, Pause::More) || !full || !core.watch.may_go_on(&mut done.bursts) {
                 break pause;
             }
             done.limit = done.bytes + core.chunk;
+            let wanted = |qp: &Qp| core.translator.is_wanted_back(&burst, &qp.pd.ctx.space.table);
+            if wanted(qp) || wanted(&peer) {
+                drop(burst);
+                burst = Burst::enter_both(&own_slot, &peer_slot);
+            }
         };
+        drop(burst);
         Self::publish(qp, core);
         (pause, done)
     }
@@ -418,7 +418,7 @@ impl Requester {
             later: &mut core.later,
             ahead: &mut core.ahead,
             scratch: &mut core.scratch,
-            reach: Reach::of(request.total, core.past_caches),
+            reach: core.reaches.of(request.total),
             budget,
             moved: 0,
         };
@@ -474,7 +474,7 @@ fn complete(
     if !core.completions.is_empty() {
         qp.send_cq.expect(core.completions.len());
     }
-    if core.completions.push(&cqe) {
+    if core.completions.push(cqe) {
         Requester::publish(qp, core);
     }
     if status != WcStatus::Success {

@@ -19,8 +19,12 @@ use vnic_abi::cqe::{Cqe, CqeFlags, WcOpcode, WcStatus};
 use vnic_abi::ctrl::{AccessFlags, QpAttr, QpState};
 use vnic_abi::doorbell::QP_RQ_WANTS_DOORBELL;
 use vnic_abi::event::EventKind;
+use vnic_abi::wqe::{RECV_WQE_PAYLOAD, RecvWqe, Sge};
 use vnic_iommu::addr::Gva;
 use vnic_iommu::quiesce::full_fence;
+
+/// Words of the fixed part of a receive element.
+const RECV_HEAD: usize = RECV_WQE_PAYLOAD as usize / 8;
 
 /// Why the responder does not carry a request out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,18 @@ pub enum Nak {
     RemoteAccess,
     /// The responder failed for a reason of its own.
     RemoteOperation,
+}
+
+impl Nak {
+    /// What the requester's completion says, once trying again is out of the question.
+    pub const fn status(self) -> WcStatus {
+        match self {
+            Self::Rnr(_) => WcStatus::RnrRetryExcErr,
+            Self::InvalidRequest => WcStatus::RemInvReqErr,
+            Self::RemoteAccess => WcStatus::RemAccessErr,
+            Self::RemoteOperation => WcStatus::RemOpErr,
+        }
+    }
 }
 
 /// A receive element in use by the message that arrives.
@@ -255,15 +271,82 @@ impl Responder {
             cqe.imm = imm;
             cqe.flags = CqeFlags::WITH_IMM.bits();
         }
+        self.received(qp, cqe, solicited, later)
+    }
+
+    /// Publishes the completion of a message that arrived whole.
+    #[inline]
+    fn received(
+        &mut self,
+        qp: &Arc<Qp>,
+        cqe: Cqe,
+        solicited: bool,
+        later: &mut Later,
+    ) -> Result<(), Nak> {
+        let published = qp.recv_cq.publish(&[cqe.into()]);
         later.notify(&qp.recv_cq, solicited);
-        if !self.established && qp.state() == QpState::Rtr {
-            later.event(qp, EventKind::CommEstablished);
+        if !self.established {
+            self.establish(qp, later);
         }
-        self.established = true;
-        qp.recv_cq.publish(&[cqe]).map_err(|_| {
+        published.map_err(|_| {
             fail(qp, EventKind::QpFatal, later);
             Nak::RemoteOperation
         })
+    }
+
+    #[cold]
+    fn establish(&mut self, qp: &Arc<Qp>, later: &mut Later) {
+        if qp.state() == QpState::Rtr {
+            later.event(qp, EventKind::CommEstablished);
+        }
+        self.established = true;
+    }
+
+    /// Where a SEND of `len` bytes goes, and the number of the receive element, if the next one has one
+    /// range with room for it. The element stays where it is, and nothing happens if there is none.
+    #[inline]
+    pub fn expect_receive(&mut self, qp: &Qp, len: u64) -> Option<(Gva, u64)> {
+        // Whoever waits, on either side, is the general way's affair.
+        if self.receiving.is_some() || self.wants || self.waiter.is_some() {
+            return None;
+        }
+        let (first, words) = self.ring.peek(&qp.memory)?;
+        // Relaxed: ordered by the Acquire of the first word.
+        let word = |index: usize| words[index].load(Ordering::Relaxed);
+        let head: RecvWqe = zerocopy::transmute!([first, word(1)]);
+        if head.num_sge != 1 || head.reserved0 != 0 || head.reserved1 != [0; 5] {
+            return None;
+        }
+        let sge: Sge = zerocopy::transmute!([word(RECV_HEAD), word(RECV_HEAD + 1)]);
+        let length = u64::from(sge.length.get());
+        let mr = self.keys.get(&qp.session.keys, sge.lkey.get())?;
+        if length < len || !Arc::ptr_eq(&mr.pd, &qp.pd) {
+            return None;
+        }
+        // The whole range, as for any other message.
+        let start = mr.check(sge.addr.get(), length, AccessFlags::LOCAL_WRITE)?;
+        Some((start, head.wr_id.get()))
+    }
+
+    /// Takes the element that [`Self::expect_receive`] found, whose bytes have arrived.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::finish_receive`].
+    #[inline]
+    pub fn receive_usual(
+        &mut self,
+        qp: &Arc<Qp>,
+        wr_id: u64,
+        len: u64,
+        solicited: bool,
+        later: &mut Later,
+    ) -> Result<(), Nak> {
+        self.ring.skip(&qp.memory);
+        let mut cqe = self.cqe(qp, wr_id, WcStatus::Success);
+        // A message is at most 2^31 bytes.
+        cqe.byte_len = (len as u32).into();
+        self.received(qp, cqe, solicited, later)
     }
 
     /// Completes the receive element in use with an error, and puts the queue pair into error.
@@ -271,7 +354,7 @@ impl Responder {
         if let Some(receiving) = self.receiving.take() {
             let cqe = self.cqe(qp, receiving.wr_id, status);
             // An overrun is told by an event of its own.
-            let _ = qp.recv_cq.publish(&[cqe]);
+            let _ = qp.recv_cq.publish(&[cqe.into()]);
             later.notify(&qp.recv_cq, true);
         }
         enter_error(qp, later);
@@ -300,7 +383,7 @@ impl Responder {
             };
             wr_id = None;
             let cqe = self.cqe(qp, id, WcStatus::WrFlushErr);
-            if qp.recv_cq.publish(&[cqe]).is_err() {
+            if qp.recv_cq.publish(&[cqe.into()]).is_err() {
                 return false;
             }
         }

@@ -23,8 +23,10 @@ use std::time::Instant;
 const TURNS: usize = 8;
 /// Passes in a row that may do without the doorbells.
 const MOST_WITHOUT_DOORBELLS: u32 = 8;
+/// Idle passes after one that had something to do without doorbells, in which there may be more of it.
+const EXPECTING: u32 = 3;
 /// Idle passes between two looks at the clock.
-const CLOCK: u32 = 64;
+const CLOCK: u32 = 16;
 
 /// What other threads tell a worker.
 #[derive(Debug, Default)]
@@ -113,6 +115,8 @@ pub struct Worker {
     recent: Recent,
     /// Passes since the doorbells were looked at.
     without_doorbells: u32,
+    /// Passes for which elements are expected to come without a doorbell, since the last ones did.
+    expecting: u32,
     version: u64,
 }
 
@@ -126,6 +130,7 @@ impl Worker {
             doorbells: Doorbells::default(),
             recent: Recent::default(),
             without_doorbells: 0,
+            expecting: 0,
             version: 0,
         }
     }
@@ -140,6 +145,7 @@ impl Worker {
         while !handle.stop.load(Ordering::Acquire) {
             if self.step(&device) {
                 idle_passes = 0;
+                self.look_out();
                 continue;
             }
             std::hint::spin_loop();
@@ -152,8 +158,17 @@ impl Worker {
                 self.sleep(handle);
                 idle_passes = 0;
             }
+            self.look_out();
         }
         device.grace().sleep(self.index);
+    }
+
+    /// Looks for the next element of the queue pair that had the last one, if it came without a doorbell.
+    #[inline]
+    fn look_out(&self) {
+        if self.expecting > 0 {
+            self.recent.look_out();
+        }
     }
 
     /// A pass: takes note of what changed, and looks at everything once. `true` if anything was done.
@@ -182,9 +197,12 @@ impl Worker {
             }
         };
         let mut busy = recent.poll(&mut serve);
-        // Doorbells need not be looked at every time that there is something to do without.
-        self.without_doorbells = if busy { self.without_doorbells + 1 } else { 0 };
-        if !busy || self.without_doorbells > MOST_WITHOUT_DOORBELLS {
+        // Doorbells need not be looked at every time that there is something to do without, nor when there will
+        // be soon: a line that stays with the driver is rung at no cost.
+        let expected = self.expecting > 0;
+        self.expecting = if busy { EXPECTING } else { self.expecting.saturating_sub(1) };
+        self.without_doorbells += 1;
+        if !(busy || expected) || self.without_doorbells > MOST_WITHOUT_DOORBELLS {
             self.without_doorbells = 0;
             let mut renewed = false;
             #[allow(unsafe_code)] // reason: that this is a pass is known here
@@ -199,6 +217,7 @@ impl Worker {
             };
             busy |= rang;
             if renewed {
+                self.expecting = 0;
                 core.watch.clear();
                 recent.qps().for_each(|qp| core.watch.add(qp));
             }

@@ -8,13 +8,13 @@ use crate::engine::responder::{Nak, Responder, Target, fail};
 use crate::engine::stream;
 use crate::engine::wait::Side;
 use crate::fabric::ahead::{Ahead, Needed};
+use crate::fabric::pages;
 use crate::fabric::spans::{self, Spans};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
 use crate::object::space::Space;
 use crate::ring::rq::SgeList;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use vnic_abi::config::Features;
 use vnic_abi::cqe::{WcOpcode, WcStatus};
 use vnic_abi::ctrl::AccessFlags;
@@ -332,24 +332,13 @@ impl<'a> Transfer<'a, '_> {
         };
         let word =
             Piece::Mapped { space: target.space, va: target.start, len: 8, limit: target.end };
-        let chunk = match self.map(&word, 8, Access::Write, Side::Remote) {
-            Ok(Some(chunk)) if chunk.len() == 8 && chunk.as_ptr().cast::<u64>().is_aligned() => {
-                chunk
-            }
-            Ok(_) => return self.refuse_atomic(peer),
+        let word = match self.map(&word, 8, Access::Write, Side::Remote) {
+            Ok(Some(chunk)) => chunk.atomic_u64(),
+            Ok(None) => None,
             Err(missing) => return Advance::Missing(missing),
         };
-        #[allow(unsafe_code)] // reason: guest memory is only reachable by address
-        // SAFETY: eight aligned bytes of guest memory, valid for as long as the burst; atomics
-        // tolerate the guest's concurrent accesses.
-        let word = unsafe { AtomicU64::from_ptr(chunk.as_ptr().cast()) };
-        // SeqCst: verbs order atomics against the CPUs' own, so nothing weaker will do.
-        let old = match op {
-            Atomic::FetchAdd(add) => word.fetch_add(add, Ordering::SeqCst),
-            Atomic::CompareSwap { compare, swap } => word
-                .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
-                .unwrap_or_else(|found| found),
-        };
+        let Some(word) = word else { return self.refuse_atomic(peer) };
+        let old = op.apply(word);
         for (to, byte) in place.iter().zip(old.to_ne_bytes()) {
             #[allow(unsafe_code)] // reason: as above
             // SAFETY: one byte that was translated for writing in this burst.
@@ -495,6 +484,9 @@ impl<'a> Transfer<'a, '_> {
         want: u64,
         left: u64,
     ) -> Result<u64, Stop> {
+        if let Some(done) = self.copy_cached(src, dst, want, left) {
+            return Ok(done);
+        }
         // What a fault leaves is copied before it is told.
         let had = |translated: Result<(), Stop>, total: usize, side| match (translated, total) {
             (Err(stop @ Stop::Key(_)), _) | (Err(stop), 0) => Err(stop),
@@ -512,6 +504,32 @@ impl<'a> Transfer<'a, '_> {
             spans::copy(&self.scratch.from, &self.scratch.to, n as usize, end);
         }
         Ok(n)
+    }
+
+    /// Copies the first of `want` bytes, if both pieces are of known pages.
+    #[inline]
+    fn copy_cached(
+        &mut self,
+        src: &Piece<'_>,
+        dst: &Piece<'_>,
+        want: u64,
+        left: u64,
+    ) -> Option<u64> {
+        let (
+            &Piece::Mapped { space: from, va: src, .. },
+            &Piece::Mapped { space: to, va: dst, .. },
+        ) = (src, dst)
+        else {
+            return None;
+        };
+        if !from.is_bound() || !to.is_bound() {
+            return None;
+        }
+        let (from, to) = ((&from.table, src), (&to.table, dst));
+        let end = End { of_message: want == left, reach: self.reach };
+        let want = usize::try_from(want).ok()?;
+        let done = pages::copy_cached(self.translator, self.burst, from, to, want, end);
+        (done != 0).then_some(done as u64)
     }
 
     /// Fills one of the lists with host memory of the first `len` bytes of a piece. After an error it has

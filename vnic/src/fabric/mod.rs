@@ -3,4 +3,5 @@
 
 pub mod ahead;
 pub mod local;
+pub mod pages;
 pub mod spans;

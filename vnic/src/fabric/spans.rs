@@ -2,7 +2,6 @@
 //! Host memory of a range, page after page, and copying from one list of pages to another.
 
 use crate::engine::copy::{self, End};
-use crate::ring::memory::prefetch;
 use arrayvec::ArrayVec;
 use vnic_iommu::addr::Gva;
 use vnic_iommu::pasid::AddressSpace;
@@ -95,12 +94,10 @@ pub unsafe fn copy(from: &Spans, to: &Spans, len: usize, end: End) {
         if src.len == 0 {
             let Some(next) = from.next() else { break };
             src = *next;
-            fetch(from.as_slice());
         }
         if dst.len == 0 {
             let Some(next) = to.next() else { break };
             dst = *next;
-            fetch(to.as_slice());
         }
         let n = src.len.min(dst.len).min(left);
         left -= n;
@@ -112,18 +109,7 @@ pub unsafe fn copy(from: &Spans, to: &Spans, len: usize, end: End) {
             *span = Span { start: span.start.wrapping_add(n), len: span.len - n };
         }
     }
-}
-
-/// Lines at the beginning of a piece that are asked for while the one before is copied. The first also
-/// brings its translation by the host: where pieces are scattered, that is what takes longest.
-const AHEAD: usize = 4;
-
-/// Asks for the beginning of the next piece.
-#[inline]
-fn fetch(rest: &[Span]) {
-    if let Some(next) = rest.first() {
-        for line in 0..AHEAD {
-            prefetch(next.start.wrapping_add(line * 64));
-        }
+    if !end.of_message {
+        copy::settle(end.reach);
     }
 }

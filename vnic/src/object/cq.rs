@@ -4,13 +4,13 @@
 use crate::engine::lock::Lock;
 use crate::object::ctx::Ctx;
 use crate::port::PortEvents;
-use crate::ring::cq::{CompletionRing, Overrun, place, take_arm};
+use crate::ring::cq::{CompletionRing, CqeWords, Overrun, place, take_arm};
 use crate::ring::memory::RingMemory;
 use crate::session::Session;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use vnic_abi::cqe::{CQ_RING_OFFSET, CQE_SIZE, Cqe};
+use vnic_abi::cqe::{CQ_RING_OFFSET, CQE_SIZE};
 use vnic_abi::event::{Event, EventKind};
 use vnic_abi::status::Status;
 use vnic_iommu::addr::Gpa;
@@ -68,7 +68,7 @@ impl Cq {
     ///
     /// [`Overrun`] if there was no room for the last ones; the guest is told by an event, once.
     #[inline]
-    pub fn publish(&self, cqes: &[Cqe]) -> Result<(), Overrun> {
+    pub fn publish(&self, cqes: &[CqeWords]) -> Result<(), Overrun> {
         let mut producer = self.producer.lock();
         let Producer { ring, overrun, destroyed } = &mut *producer;
         if *destroyed {

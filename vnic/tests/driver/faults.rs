@@ -178,7 +178,9 @@ fn every_entry_of_both_lists_is_asked_for_before_the_first_answer() {
     }
     assert_same(&found, &data, "SEND");
     assert_eq!(pair.a.driver.page_requests().len(), 16);
-    assert_eq!(pair.b.driver.page_requests().len(), 16);
+    // The five that found no room are asked for as there is some, with both pages or for one after the other.
+    let asked = pair.b.driver.page_requests().len();
+    assert!((16..=16 + 5).contains(&asked), "{asked} requests");
     drop((qa, qb, here, there));
     pair.finish();
 }

@@ -16,7 +16,7 @@ use crate::{
     bench::{Experiment, Findings, Row, Samples, Unit, Verdict},
     error::Result,
     measure::sizes,
-    process_guest::{Layout, UserBuffer},
+    process_guest::{FRAME, Layout, Ram, RamFile, UserBuffer},
 };
 
 /// What the rows of WRITE are about; streams of others join them.
@@ -37,6 +37,8 @@ const SIZES: [(u64, bool); 8] = [
 ];
 /// Bytes of a sample, for each operation of one, if not a request is larger.
 const SAMPLE_BYTES: u64 = 64 << 10;
+/// What copies small pages at addresses that are known.
+const PAGE_BY_PAGE: &str = "memcpy by pages";
 /// The least part of memcpy's bandwidth.
 const GOAL: f64 = 0.9;
 
@@ -62,6 +64,14 @@ struct Case {
     goal: bool,
     device: Samples,
     memcpy: Samples,
+    /// memcpy of each page by itself.
+    by_page: Samples,
+}
+
+/// The pages of a pair of buffers, where this process has all of their guests' RAM.
+struct Places {
+    a: Vec<*mut u8>,
+    b: Vec<*mut u8>,
 }
 
 /// The experiment.
@@ -70,6 +80,7 @@ pub struct Bandwidth<'b> {
     effort: Effort,
     /// With small pages.
     ends: (End, End),
+    places: Places,
     cases: Vec<Case>,
 }
 
@@ -77,6 +88,10 @@ impl<'b> Bandwidth<'b> {
     /// Prepares it.
     pub fn new(bed: &'b Bed, effort: Effort) -> Self {
         let ends = End::one_way(&bed.a, &bed.b, LARGEST, Layout::Scattered);
+        let places = Places {
+            a: places(bed.a.ctx.driver().ram(), &ends.0.source.0),
+            b: places(bed.b.ctx.driver().ram(), &ends.1.target.0),
+        };
         let wanted = SIZES.into_iter().filter(move |(_, goal)| *goal || !effort.quick);
         let mut cases = Vec::new();
         for (way, subject) in WAYS {
@@ -90,10 +105,11 @@ impl<'b> Bandwidth<'b> {
                     goal,
                     device: Samples::new(Unit::BytesPerSecond),
                     memcpy: Samples::new(Unit::BytesPerSecond),
+                    by_page: Samples::new(Unit::BytesPerSecond),
                 }));
             }
         }
-        Self { bed, effort, ends, cases }
+        Self { bed, effort, ends, places, cases }
     }
 }
 
@@ -109,7 +125,13 @@ impl Case {
         (bytes / self.bytes).max(u64::from(self.window())) as u32
     }
 
-    fn sample(&mut self, bed: &Bed, (a, b): (&End, &End), count: u32) -> Result<()> {
+    fn sample(
+        &mut self,
+        bed: &Bed,
+        (a, b): (&End, &End),
+        places: &Places,
+        count: u32,
+    ) -> Result<()> {
         let total = self.bytes as f64 * f64::from(count);
         let (from, to) = match self.way {
             Way::Write => (&a.source.0, &b.target.0),
@@ -124,6 +146,18 @@ impl Case {
                 copy(from, to, self.bytes);
             }
             self.memcpy.push(total / since.elapsed().as_secs_f64());
+            if self.small {
+                let (from, to) = match self.way {
+                    Way::Write => (&places.a, &places.b),
+                    Way::Read => (&places.b, &places.a),
+                };
+                copy_pages(from, to, self.bytes);
+                let since = Instant::now();
+                for _ in 0..count {
+                    copy_pages(from, to, self.bytes);
+                }
+                self.by_page.push(total / since.elapsed().as_secs_f64());
+            }
         }
         let _pinned = bed.cores.client()?;
         let payload = a.payload(self.bytes as u32);
@@ -152,6 +186,33 @@ fn copy(from: &UserBuffer, to: &UserBuffer, bytes: u64) {
     }
 }
 
+/// Where this process has each page of `buffer` in its mapping of the guest's RAM.
+fn places(ram: &Ram, buffer: &UserBuffer) -> Vec<*mut u8> {
+    let host = |gpa: u64| {
+        let region = ram.regions().iter().find(|region| gpa.wrapping_sub(region.gpa) < region.len);
+        let region = region.expect("a page of RAM");
+        std::ptr::with_exposed_provenance_mut((region.host + (gpa - region.gpa)) as usize)
+    };
+    buffer.pages().gpas().into_iter().map(host).collect()
+}
+
+/// What the device cannot do without: each page by itself, at addresses that are known.
+fn copy_pages(from: &[*mut u8], to: &[*mut u8], bytes: u64) {
+    let pages = (bytes / FRAME) as usize;
+    for (from, to) in from[..pages].iter().zip(&to[..pages]) {
+        #[allow(unsafe_code, reason = "memcpy itself is what is measured")]
+        // SAFETY: whole pages of the RAM of two guests, which this process has mapped as long as they run. The
+        // device has completed all requests that name them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                black_box(from.cast_const()),
+                black_box(*to),
+                FRAME as usize,
+            );
+        }
+    }
+}
+
 impl Experiment for Bandwidth<'_> {
     fn name(&self) -> &str {
         "bandwidth beside memcpy"
@@ -164,10 +225,11 @@ impl Experiment for Bandwidth<'_> {
             let count = case.count(self.effort);
             case.memcpy.begin_round();
             case.device.begin_round();
+            case.by_page.begin_round();
             // Large ones take long, and say more.
             let samples = if case.bytes > 4 << 20 { 1 } else { 3 };
             for _ in 0..samples {
-                case.sample(self.bed, (a, b), count)?;
+                case.sample(self.bed, (a, b), &self.places, count)?;
             }
         }
         Ok(())
@@ -187,17 +249,26 @@ impl Experiment for Bandwidth<'_> {
                 let placed = case.small;
                 findings.rows.push(if placed { row.at(case.bytes as f64) } else { row });
             }
+            if case.small {
+                let row = Row::of(case.subject, &*name, &case.by_page).over(PAGE_BY_PAGE);
+                findings.rows.push(row.times(case.by_page.against(&case.memcpy), "memcpy"));
+            }
             if case.goal && case.small {
                 let way = if case.way == Way::Write { "WRITE" } else { "READ" };
                 let goal = format!("bandwidth of {way} over memcpy's, {name}");
                 findings.verdicts.push(Verdict::at_least(goal, times, GOAL).timed());
             }
         }
-        findings.notes.push(
-            "bandwidth: 4 KiB and 2 MiB are the pages of the guests' page tables; the host backs \
-             both with 4 KiB pages, since process guests map single pages of their memory"
+        findings.notes.push(match self.bed.ram_file {
+            RamFile::LargePages => "bandwidth: 4 KiB and 2 MiB are the pages of the guests' page \
+                 tables; the host backs both with pages of 2 MiB"
                 .into(),
-        );
+            RamFile::Memfd => "bandwidth: 4 KiB and 2 MiB are the pages of the guests' page \
+                 tables; the host backs both with pages of 4 KiB, since this program may not mount \
+                 a file system of its own (run it as root): every page costs the device a miss of \
+                 the processor's own translations"
+                .into(),
+        });
         findings
     }
 }

@@ -47,7 +47,7 @@ use crate::{
     bench::{self, Experiment, Findings},
     error::{Doing, Result},
     process::cleanup,
-    process_guest::{Daemon, GuestOptions, Layout, verbs::Endpoint},
+    process_guest::{Daemon, GuestOptions, Layout, RamFile, verbs::Endpoint},
     provision::progress::Step,
 };
 
@@ -55,7 +55,7 @@ use crate::{
 pub const LANE: &str = "data path";
 
 /// RAM of a guest with large buffers. Much more than is touched, so that there is room in one piece.
-const RAM: u64 = 2 << 30;
+const RAM: u64 = 512 << 20;
 
 /// Bytes of the largest transfer.
 const LARGEST: u64 = 64 << 20;
@@ -195,6 +195,8 @@ pub struct Bed {
     pub workers: u32,
     /// Workers that have no core of their own.
     pub sharing: usize,
+    /// What the guests' RAM is made of.
+    pub ram_file: RamFile,
 }
 
 impl Bed {
@@ -207,18 +209,19 @@ impl Bed {
     /// If the daemon or a guest does not start.
     pub fn start(program: &Path, plan: &Plan, cores: Cores) -> Result<Self> {
         let daemon = Daemon::of(program).port("a").port("b").workers(plan.workers).start();
+        let wants_large = plan.has(Subject::Bandwidth) || plan.has(Subject::Others);
+        let ram_file = if wants_large { RamFile::largest() } else { RamFile::Memfd };
         let boot = |port: &str, host| {
             let init = Some(Features::ATOMIC);
-            let options = GuestOptions { ram: RAM, init, ..GuestOptions::default() };
+            let options = GuestOptions { ram: RAM, ram_file, init, ..GuestOptions::default() };
             Endpoint::boot_with(&daemon.socket(port), host, options)
         };
         let (a, b) = (boot("a", 1), boot("b", 2));
         let sharing = cores.pin_workers(daemon.pid())?;
         // First of all, while there is room in one piece.
-        let wants_large = plan.has(Subject::Bandwidth) || plan.has(Subject::Others);
         let large = wants_large.then(|| End::one_way(&a, &b, LARGEST, Layout::Large));
         let workers = plan.workers;
-        Ok(Self { large, a, b, daemon, cores, workers, sharing })
+        Ok(Self { large, a, b, daemon, cores, workers, sharing, ram_file })
     }
 
     /// Waits until the workers that serve the guests have announced that they sleep, so that their

@@ -1,88 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The usual requests: RDMA WRITE and READ of one range on each side, all of it there, and no longer than a
-//! burst.
+//! The usual requests: SEND, RDMA WRITE and READ of one range on each side, all of it there and no longer than
+//! a burst, and atomics.
 //!
 //! They are carried out from the element where it lies, each word of which is looked at once. What is not
 //! as usual, whatever it is, is left in the ring for the general way. So nothing here says what is wrong
 //! with a request, and nothing has happened when it turns out to be another one.
 
+use super::glance::{Glance, Local, Range};
 use super::{Requester, complete};
-use crate::engine::copy::{End, Reach, forward};
+use crate::engine::copy::{End, forward};
 use crate::engine::core::Core;
-use crate::engine::request::{KNOWN_FLAGS, Remote};
 use crate::engine::responder::Responder;
-use crate::fabric::spans;
+use crate::fabric::{pages, spans};
 use crate::object::qp::Qp;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use vnic_abi::config::Features;
 use vnic_abi::cqe::{WcOpcode, WcStatus};
 use vnic_abi::ctrl::{AccessFlags, QpState};
-use vnic_abi::wqe::{Opcode, SEND_WQE_PAYLOAD, SendWqe, Sge, WqeFlags};
+use vnic_abi::wqe::Opcode;
 use vnic_iommu::addr::{Gva, PAGE_SIZE};
 use vnic_iommu::quiesce::Burst;
 use vnic_iommu::walk::Access;
-
-/// Words of the fixed part of an element.
-const HEAD: usize = SEND_WQE_PAYLOAD as usize / 8;
-
-/// Where the requester's bytes are.
-enum Local<'m> {
-    Inline(&'m [AtomicU64]),
-    Range(Sge),
-}
-
-/// A request that may turn out to be a usual one.
-struct Usual<'m> {
-    wr_id: u64,
-    writes: bool,
-    signaled: bool,
-    remote: Remote,
-    local: Local<'m>,
-    len: u64,
-}
-
-impl<'m> Usual<'m> {
-    /// Looks at an element whose first word is known. `most` is what may be moved.
-    #[inline]
-    fn parse(first: u64, words: &'m [AtomicU64], most: u64) -> Option<Self> {
-        // Relaxed: ordered by the Acquire of the first word.
-        let word = |index: usize| words[index].load(Ordering::Relaxed);
-        let payload = words.get(HEAD..)?;
-        let head: SendWqe = zerocopy::transmute!([first, word(1), word(2), word(HEAD - 1)]);
-        let flags = WqeFlags::from_bits_retain(head.flags);
-        let inline = flags.contains(WqeFlags::INLINE);
-        let writes = match Opcode(head.opcode) {
-            Opcode::RdmaWrite => true,
-            Opcode::RdmaRead if !inline => false,
-            _ => return None,
-        };
-        if !KNOWN_FLAGS.contains(flags) || head.reserved != 0 {
-            return None;
-        }
-        let length = head.length.get();
-        let (local, len) = if inline {
-            if head.num_sge != 0 || length as usize > size_of_val(payload) {
-                return None;
-            }
-            (Local::Inline(payload), length)
-        } else {
-            if head.num_sge != 1 || length != 0 {
-                return None;
-            }
-            let sge: Sge = zerocopy::transmute!([word(HEAD), word(HEAD + 1)]);
-            let length = sge.length.get();
-            (Local::Range(sge), length)
-        };
-        (len != 0 && u64::from(len) <= most).then(|| Self {
-            wr_id: head.wr_id.get(),
-            writes,
-            signaled: flags.contains(WqeFlags::SIGNALED),
-            remote: Remote { addr: head.remote_addr.get(), rkey: head.rkey.get() },
-            local,
-            len: len.into(),
-        })
-    }
-}
 
 /// What is done of a turn.
 #[derive(Debug, Clone, Copy)]
@@ -102,15 +41,40 @@ impl Done {
     }
 }
 
+/// Both ends of a request, in the burst that covers them.
+struct Ends<'a, 'b> {
+    qp: &'a Arc<Qp>,
+    peer: &'a Arc<Qp>,
+    responder: &'a mut Responder,
+    core: &'a mut Core,
+    burst: &'a Burst<'b>,
+    /// Bytes that the burst may still move.
+    most: u64,
+}
+
+/// How a request ended.
+struct Ended {
+    opcode: WcOpcode,
+    len: u64,
+    status: WcStatus,
+}
+
+impl Ended {
+    #[inline(always)]
+    const fn well(opcode: WcOpcode, len: u64) -> Self {
+        Self { opcode, len, status: WcStatus::Success }
+    }
+}
+
 impl Requester {
     /// Carries usual requests out until there is none, or `most` are done or as many bytes as a burst may move. `true` if
     /// that is because the ring is empty.
-    #[inline]
+    #[inline(never)]
     #[allow(clippy::too_many_arguments)] // reason: both ends, and what is done of the turn
     pub(super) fn usual(
         &mut self,
         qp: &Arc<Qp>,
-        peer: &Qp,
+        peer: &Arc<Qp>,
         responder: &mut Responder,
         core: &mut Core,
         burst: &Burst<'_>,
@@ -128,17 +92,23 @@ impl Requester {
                 empty = true;
                 break;
             };
-            let Some(request) = Usual::parse(first, words, done.limit - done.bytes) else { break };
-            if self.try_usual(qp, peer, responder, core, burst, &request).is_none() {
-                break;
-            }
+            let Some(glance) = Glance::of(first, words) else { break };
+            let mut ends = Ends { qp, peer, responder, core, burst, most: done.limit - done.bytes };
+            let ended = match glance.opcode() {
+                Opcode::RdmaWrite => self.write(&mut ends, &glance),
+                Opcode::Send => self.send(&mut ends, &glance),
+                Opcode::RdmaRead => self.read(&mut ends, &glance),
+                Opcode::AtomicFetchAdd => self.atomic(&mut ends, &glance, WcOpcode::FetchAdd),
+                Opcode::AtomicCmpSwap => self.atomic(&mut ends, &glance, WcOpcode::CompSwap),
+                _ => None,
+            };
+            let Some(Ended { opcode, len, status }) = ended else { break };
+            let wr_id = glance.wr_id();
             self.ring.skip(&qp.memory);
             done.requests += 1;
-            done.bytes += request.len;
-            if request.signaled || qp.sq_sig_all {
-                let opcode = if request.writes { WcOpcode::RdmaWrite } else { WcOpcode::RdmaRead };
-                let count = self.ring.consumed();
-                complete(qp, core, count, request.wr_id, opcode, WcStatus::Success, request.len);
+            done.bytes += len;
+            if glance.signaled() || qp.sq_sig_all || status != WcStatus::Success {
+                complete(qp, core, self.ring.consumed(), wr_id, opcode, status, len);
             }
         }
         if done.requests != before {
@@ -147,87 +117,190 @@ impl Requester {
         empty
     }
 
-    /// Checks both keys, translates both sides and copies. `None` if anything was not as usual, and then
-    /// nothing was copied.
-    #[inline]
-    fn try_usual(
+    #[inline(always)]
+    fn write(&mut self, ends: &mut Ends<'_, '_>, glance: &Glance<'_>) -> Option<Ended> {
+        let (local, len) = glance.source()?;
+        let right = AccessFlags::REMOTE_WRITE;
+        let there = ends.responder.allowed(ends.peer, glance.remote(), len, right)?;
+        let from = self.source(ends, local, len)?;
+        ends.carry(from, there, len)?;
+        Some(Ended::well(WcOpcode::RdmaWrite, len))
+    }
+
+    #[inline(always)]
+    fn send(&mut self, ends: &mut Ends<'_, '_>, glance: &Glance<'_>) -> Option<Ended> {
+        let (local, len) = glance.source()?;
+        let (there, wr_id) = ends.responder.expect_receive(ends.peer, len)?;
+        let from = self.source(ends, local, len)?;
+        ends.carry(from, there, len)?;
+        let Ends { peer, responder, core, .. } = ends;
+        let received =
+            responder.receive_usual(peer, wr_id, len, glance.solicited(), &mut core.later);
+        let ended = Ended::well(WcOpcode::Send, len);
+        Some(match received {
+            Ok(()) => ended,
+            Err(nak) => Ended { status: nak.status(), ..ended },
+        })
+    }
+
+    #[inline(always)]
+    fn read(&mut self, ends: &mut Ends<'_, '_>, glance: &Glance<'_>) -> Option<Ended> {
+        let (local, len) = glance.sink()?;
+        let right = AccessFlags::REMOTE_READ;
+        let there = ends.responder.allowed(ends.peer, glance.remote(), len, right)?;
+        let here = self.range(ends.qp, local, len, AccessFlags::LOCAL_WRITE)?;
+        ends.fetch(here, there, len)?;
+        Some(Ended::well(WcOpcode::RdmaRead, len))
+    }
+
+    #[inline(always)]
+    fn atomic(
         &mut self,
-        qp: &Arc<Qp>,
-        peer: &Qp,
-        responder: &mut Responder,
-        core: &mut Core,
-        burst: &Burst<'_>,
-        request: &Usual<'_>,
-    ) -> Option<()> {
-        let &Usual { writes, remote, len, .. } = request;
-        let (right, remote_access, local_access) = if writes {
-            (AccessFlags::REMOTE_WRITE, Access::Write, Access::Read)
-        } else {
-            (AccessFlags::REMOTE_READ, Access::Read, Access::Write)
-        };
-        let there = responder.allowed(peer, remote, len, right)?;
-        let here = match &request.local {
-            Local::Inline(_) => None,
-            Local::Range(sge) => {
-                let right = if writes { AccessFlags::empty() } else { AccessFlags::LOCAL_WRITE };
-                let mr = self.keys.get(&qp.session.keys, sge.lkey.get())?;
-                if !Arc::ptr_eq(&mr.pd, &qp.pd) {
-                    return None;
-                }
-                Some(mr.check(sge.addr.get(), len, right)?)
-            }
-        };
-        if len > PAGE_SIZE {
-            let (here, there) = ((&**qp, here?), (peer, there));
-            let (from, to) = if writes { (here, there) } else { (there, here) };
-            return copy_pages(core, burst, from, to, len);
+        ends: &mut Ends<'_, '_>,
+        glance: &Glance<'_>,
+        opcode: WcOpcode,
+    ) -> Option<Ended> {
+        let Ends { qp, peer, burst, .. } = *ends;
+        let negotiated = |qp: &Qp| qp.session.features.contains(Features::ATOMIC);
+        if !negotiated(qp) || !negotiated(peer) {
+            return None;
         }
+        let local = glance.result()?;
+        let right = AccessFlags::REMOTE_ATOMIC;
+        let there = ends.responder.allowed(peer, glance.remote(), 8, right)?;
+        let here = self.range(qp, local, 8, AccessFlags::LOCAL_WRITE)?;
+        // The result's place first: an atomic must not happen twice because its result had none.
+        let here = ends.whole(qp, here, 8, Access::Write)?;
+        let table = &peer.pd.ctx.space.table;
+        let word = ends.core.translator.translate(burst, table, there, 8, Access::Write).ok()?;
+        let old = glance.atomic().apply(word.atomic_u64()?).to_ne_bytes();
+        copy(old.as_ptr(), here, 8);
+        Some(Ended::well(opcode, 8))
+    }
+
+    /// Where bytes come from.
+    #[inline(always)]
+    fn source<'m>(
+        &mut self,
+        ends: &Ends<'_, '_>,
+        local: Local<'m>,
+        len: u64,
+    ) -> Option<Source<'m>> {
+        match local {
+            Local::Inline(words) => Some(Source::Element(words)),
+            Local::Range(range) => {
+                self.range(ends.qp, range, len, AccessFlags::empty()).map(Source::Range)
+            }
+        }
+    }
+
+    /// The address behind a range of the requester's, if its key allows it.
+    #[inline(always)]
+    fn range(&mut self, qp: &Qp, range: Range, len: u64, right: AccessFlags) -> Option<Gva> {
+        let mr = self.keys.get(&qp.session.keys, range.lkey)?;
+        if !Arc::ptr_eq(&mr.pd, &qp.pd) {
+            return None;
+        }
+        mr.check(range.addr, len, right)
+    }
+}
+
+/// Where bytes come from.
+#[derive(Clone, Copy)]
+enum Source<'m> {
+    Element(&'m [AtomicU64]),
+    Range(Gva),
+}
+
+impl Ends<'_, '_> {
+    /// Copies from the requester. `None` if a page is missing or that is more than may be moved, and then
+    /// nothing was copied.
+    #[inline(always)]
+    fn carry(&mut self, from: Source<'_>, there: Gva, len: u64) -> Option<()> {
+        if len > PAGE_SIZE
+            && let Source::Range(here) = from
+        {
+            return self.copy_pages((self.qp, here), (self.peer, there), len);
+        }
+        let to = self.whole(self.peer, there, len, Access::Write)?;
+        let from = match from {
+            Source::Range(here) => self.whole(self.qp, here, len, Access::Read)?.cast_const(),
+            // The words are read as they are copied; a driver that changes them now changes what it
+            // sends.
+            Source::Element(words) => words.as_ptr().cast(),
+        };
+        copy(from, to, len);
+        Some(())
+    }
+
+    /// Copies to the requester; `None` as above.
+    #[inline(always)]
+    fn fetch(&mut self, here: Gva, there: Gva, len: u64) -> Option<()> {
+        if len > PAGE_SIZE {
+            return self.copy_pages((self.peer, there), (self.qp, here), len);
+        }
+        let from = self.whole(self.peer, there, len, Access::Read)?;
+        let to = self.whole(self.qp, here, len, Access::Write)?;
+        copy(from, to, len);
+        Some(())
+    }
+
+    /// Host memory of a range that lies in one page.
+    #[inline(always)]
+    fn whole(&mut self, qp: &Qp, va: Gva, len: u64, access: Access) -> Option<*mut u8> {
+        let table = &qp.pd.ctx.space.table;
         let want = len as usize;
-        let mut whole = |qp: &Qp, va, access| {
-            let table = &qp.pd.ctx.space.table;
-            let chunk = core.translator.translate(burst, table, va, want, access).ok()?;
-            (chunk.len() == want).then(|| chunk.as_ptr())
-        };
-        let there = whole(peer, there, remote_access)?;
-        let here = match (&request.local, here) {
-            // The words are read as they are copied; a driver that changes them now changes what it sends.
-            (Local::Inline(words), _) => words.as_ptr().cast::<u8>().cast_mut(),
-            (Local::Range(_), here) => whole(qp, here?, local_access)?,
-        };
-        let (from, to) = if writes { (here, there) } else { (there, here) };
+        let chunk = self.core.translator.translate(self.burst, table, va, want, access).ok()?;
+        (chunk.len() == want).then(|| chunk.as_ptr())
+    }
+
+    /// Copies `len` bytes between ranges that both keys allow. `None` if a page is missing, or there are too
+    /// many pieces or bytes; what was copied then is copied again.
+    #[inline(never)]
+    fn copy_pages(
+        &mut self,
+        (from, source): (&Qp, Gva),
+        (to, target): (&Qp, Gva),
+        len: u64,
+    ) -> Option<()> {
+        if len > self.most {
+            return None;
+        }
+        let (core, burst) = (&mut *self.core, self.burst);
+        let want = usize::try_from(len).ok()?;
+        let end = End { of_message: true, reach: core.reaches.of(len) };
+        let Core { translator, scratch, .. } = core;
+        let (source_table, target_table) = (&from.pd.ctx.space.table, &to.pd.ctx.space.table);
+        let (from, to) = ((source_table, source), (target_table, target));
+        // Should a page be missing behind it, then the general way copies all of it again.
+        let done = pages::copy_cached(translator, burst, from, to, want, end);
+        if done == want {
+            return Some(());
+        }
+        let (source, target) = (Gva(source.0 + done as u64), Gva(target.0 + done as u64));
+        let want = want - done;
+        scratch.to.translate(translator, burst, target_table, target, want, Access::Write).ok()?;
+        scratch.from.translate(translator, burst, source_table, source, want, Access::Read).ok()?;
+        if scratch.to.total() < want || scratch.from.total() < want {
+            return None;
+        }
         #[allow(unsafe_code)] // reason: guest memory is only reachable by address
-        // SAFETY: both are valid for `want` bytes: translated for this access in this burst, or the
-        // payload of an element in the queue pair's memory, which has room for as many. Only a WRITE has
-        // its bytes in an element, and there they are the source.
+        // SAFETY: both were filled above, in this burst and for these accesses, with as many bytes.
         unsafe {
-            forward(from, to, want);
+            spans::copy(&core.scratch.from, &core.scratch.to, want, end);
         }
         Some(())
     }
 }
 
-/// Copies `len` bytes between ranges that both keys allow. `None` if a page is missing, or there are too many
-/// pieces, and then nothing was copied.
-fn copy_pages(
-    core: &mut Core,
-    burst: &Burst<'_>,
-    (from, source): (&Qp, Gva),
-    (to, target): (&Qp, Gva),
-    len: u64,
-) -> Option<()> {
-    let want = usize::try_from(len).ok()?;
-    let Core { translator, scratch, .. } = core;
-    let (source_table, target_table) = (&from.pd.ctx.space.table, &to.pd.ctx.space.table);
-    scratch.to.translate(translator, burst, target_table, target, want, Access::Write).ok()?;
-    scratch.from.translate(translator, burst, source_table, source, want, Access::Read).ok()?;
-    if scratch.to.total() < want || scratch.from.total() < want {
-        return None;
-    }
-    let end = End { of_message: true, reach: Reach::of(len, core.past_caches) };
+/// Copies the whole of a message that lies in one page on either side, or in an element.
+#[inline(always)]
+fn copy(from: *const u8, to: *mut u8, len: u64) {
     #[allow(unsafe_code)] // reason: guest memory is only reachable by address
-    // SAFETY: both were filled above, in this burst and for these accesses, with as many bytes.
+    // SAFETY: both callers have translated `to` for writing in the burst that lasts, and `from` for
+    // reading, each with `len` bytes; or `from` is the payload of an element in the queue pair's memory, whose
+    // room for as many was checked.
     unsafe {
-        spans::copy(&core.scratch.from, &core.scratch.to, want, end);
+        forward(from, to, len as usize);
     }
-    Some(())
 }
