@@ -4,7 +4,9 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use super::{EPOCH_SLOT_WORDS, EPOCH_SLOTS, GuestPage, SharedWords, Step, leaves_out};
+use super::{
+    EPOCH_SLOT_WORDS, EPOCH_SLOTS, GuestPage, SharedWords, Step, full_fence_after_swap, leaves_out,
+};
 
 /// Address-space owners (VMs) that one burst can span.
 pub const MAX_BURST_SLOTS: usize = 8;
@@ -136,6 +138,36 @@ impl<'w, P: SharedWords> Burst<'w, P> {
     /// As [`enter_all`](Self::enter_all) with two slots, which may be the same.
     #[inline]
     pub fn enter_both(one: &'w WorkerSlot<P>, other: &'w WorkerSlot<P>) -> Self {
+        let burst = Self::announce_both(one, other);
+        one.fence();
+        burst
+    }
+
+    /// As [`enter_both`](Self::enter_both), with `lock` called between the announcement and whatever the burst is
+    /// for. What the lock does to be taken saves a fence of the burst's own where it is one.
+    ///
+    /// # Safety
+    ///
+    /// `lock` ends with a read-modify-write operation of this thread that succeeds, such as the one that takes a
+    /// lock. If another thread holds the lock for long, then guests wait for this burst as long.
+    #[inline]
+    #[allow(unsafe_code)] // reason: what the closure does is the caller's word
+    pub unsafe fn enter_both_locking<L>(
+        one: &'w WorkerSlot<P>,
+        other: &'w WorkerSlot<P>,
+        lock: impl FnOnce() -> L,
+    ) -> (Self, L) {
+        let burst = Self::announce_both(one, other);
+        let locked = lock();
+        if !leaves_out(Step::Fence) {
+            // SeqCst: D2, as in `fence`.
+            full_fence_after_swap();
+        }
+        (burst, locked)
+    }
+
+    #[inline]
+    fn announce_both(one: &'w WorkerSlot<P>, other: &'w WorkerSlot<P>) -> Self {
         let burst = Self::empty();
         burst.slots[0].set(Some(one));
         one.mark();
@@ -143,7 +175,6 @@ impl<'w, P: SharedWords> Burst<'w, P> {
             burst.slots[1].set(Some(other));
             other.mark();
         }
-        one.fence();
         burst
     }
 
@@ -226,6 +257,8 @@ impl<P: SharedWords> Drop for Burst<'_, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
+
     use crate::addr::Gpa;
     use crate::testing::anonymous_ram;
 
@@ -241,6 +274,15 @@ mod tests {
         for other in [0, 1] {
             let both = Burst::enter_both(&slots[0], &slots[other]);
             assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [1, other as u64]);
+            drop(both);
+            assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [0, 0]);
+            let lock = || {
+                assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [1, other as u64]);
+                AtomicBool::new(false).swap(true, Ordering::Acquire)
+            };
+            #[allow(unsafe_code)] // reason: the function under test
+            // SAFETY: the closure ends with an exchange.
+            let (both, _) = unsafe { Burst::enter_both_locking(&slots[0], &slots[other], lock) };
             drop(both);
             assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [0, 0]);
         }

@@ -303,14 +303,16 @@ impl Requester {
         let (Some(own_slot), Some(peer_slot)) = slots else {
             return (Pause::Idle, done);
         };
-        let mut responder = peer.responder.lock();
+        #[allow(unsafe_code)] // reason: saves a fence
+        // SAFETY: a lock is taken by an exchange that succeeds. Whoever holds it does so for a turn at most.
+        let (mut burst, mut responder) =
+            unsafe { Burst::enter_both_locking(&own_slot, &peer_slot, || peer.responder.lock()) };
         // It may have gone, or have been reset, before its lock was ours. Now it stays.
         if peer.is_destroyed() || !self.is_peer(&peer) {
             return (Pause::More, done);
         }
         // A turn is a chunk, but for one whom nobody waits for: then it is a few. They share a burst, for it is
         // dear to begin one (all stores have to be seen by then), unless a guest wants memory back.
-        let mut burst = Burst::enter_both(&own_slot, &peer_slot);
         let pause = loop {
             let pause =
                 self.burst(qp, &peer, &mut responder, core, &burst, &mut refused, &mut done);

@@ -143,9 +143,8 @@ impl Worker {
         let mut idle_passes = 0u32;
         // Acquire: pairs with the Release in `stop`.
         while !handle.stop.load(Ordering::Acquire) {
-            if self.step(&device) {
+            if self.answer(&device) || self.step(&device) {
                 idle_passes = 0;
-                self.look_out();
                 continue;
             }
             std::hint::spin_loop();
@@ -158,17 +157,29 @@ impl Worker {
                 self.sleep(handle);
                 idle_passes = 0;
             }
-            self.look_out();
         }
         device.grace().sleep(self.index);
     }
 
-    /// Looks for the next element of the queue pair that had the last one, if it came without a doorbell.
+    /// A short pass: the turn of a queue pair whose next element comes as soon as it is expected. `true` if one did.
     #[inline]
-    fn look_out(&self) {
-        if self.expecting > 0 {
-            self.recent.look_out();
+    fn answer(&mut self, device: &Device) -> bool {
+        let Self { core, recent, schedule, .. } = self;
+        if self.expecting == 0
+            || self.without_doorbells >= MOST_WITHOUT_DOORBELLS
+            || !schedule.is_empty()
+        {
+            return false;
         }
+        device.grace().quiescent(self.index);
+        let Some(qp) = recent.look_out() else { return false };
+        (self.expecting, self.without_doorbells) = (EXPECTING, self.without_doorbells + 1);
+        core.watch.set_others_wait(false);
+        let step = requester::run(core, qp);
+        if step.more {
+            schedule.push_after(qp, step.cost);
+        }
+        true
     }
 
     /// A pass: takes note of what changed, and looks at everything once. `true` if anything was done.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Host memory of a range, page after page, and copying from one list of pages to another.
 
-use crate::engine::copy::{self, End};
+use crate::engine::copy::{self, End, Reach};
+use crate::ring::memory::prefetch;
 use arrayvec::ArrayVec;
 use vnic_iommu::addr::Gva;
 use vnic_iommu::pasid::AddressSpace;
@@ -94,10 +95,12 @@ pub unsafe fn copy(from: &Spans, to: &Spans, len: usize, end: End) {
         if src.len == 0 {
             let Some(next) = from.next() else { break };
             src = *next;
+            fetch(from.as_slice(), end.reach);
         }
         if dst.len == 0 {
             let Some(next) = to.next() else { break };
             dst = *next;
+            fetch(to.as_slice(), end.reach);
         }
         let n = src.len.min(dst.len).min(left);
         left -= n;
@@ -111,5 +114,21 @@ pub unsafe fn copy(from: &Spans, to: &Spans, len: usize, end: End) {
     }
     if !end.of_message {
         copy::settle(end.reach);
+    }
+}
+
+/// Lines at the beginning of a piece that are asked for while the one before is copied, where they come from
+/// memory.
+const AHEAD: usize = 16;
+
+/// Asks for the beginning of the next piece of a message that no cache holds. Of others it would be in the way.
+#[inline]
+fn fetch(rest: &[Span], reach: Reach) {
+    if reach == Reach::Past
+        && let Some(next) = rest.first()
+    {
+        for line in 0..AHEAD {
+            prefetch(next.start.wrapping_add(line * 64));
+        }
     }
 }

@@ -251,7 +251,8 @@ impl Experiment for Bandwidth<'_> {
             }
             if case.small {
                 let row = Row::of(case.subject, &*name, &case.by_page).over(PAGE_BY_PAGE);
-                findings.rows.push(row.times(case.by_page.against(&case.memcpy), "memcpy"));
+                let row = row.times(case.by_page.against(&case.memcpy), "memcpy");
+                findings.rows.push(row.at(case.bytes as f64));
             }
             if case.goal && case.small {
                 let way = if case.way == Way::Write { "WRITE" } else { "READ" };
