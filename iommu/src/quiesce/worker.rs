@@ -143,27 +143,27 @@ impl<'w, P: SharedWords> Burst<'w, P> {
         burst
     }
 
-    /// As [`enter_both`](Self::enter_both), with `lock` called between the announcement and whatever the burst is
-    /// for. What the lock does to be taken saves a fence of the burst's own where it is one.
+    /// As [`enter_both`](Self::enter_both), with `try_lock` called between the announcement and whatever the burst
+    /// is for. What takes the lock is the burst's fence, where it is one. `None`, without a burst, if the lock is
+    /// somebody else's: to wait for it in a burst would keep guests waiting.
     ///
     /// # Safety
     ///
-    /// `lock` ends with a read-modify-write operation of this thread that succeeds, such as the one that takes a
-    /// lock. If another thread holds the lock for long, then guests wait for this burst as long.
+    /// Where `try_lock` returns something, it ended with a read-modify-write operation of this thread that succeeded.
     #[inline]
     #[allow(unsafe_code)] // reason: what the closure does is the caller's word
-    pub unsafe fn enter_both_locking<L>(
+    pub unsafe fn try_enter_both<L>(
         one: &'w WorkerSlot<P>,
         other: &'w WorkerSlot<P>,
-        lock: impl FnOnce() -> L,
-    ) -> (Self, L) {
+        try_lock: impl FnOnce() -> Option<L>,
+    ) -> Option<(Self, L)> {
         let burst = Self::announce_both(one, other);
-        let locked = lock();
+        let locked = try_lock()?;
         if !leaves_out(Step::Fence) {
             // SeqCst: D2, as in `fence`.
             full_fence_after_swap();
         }
-        (burst, locked)
+        Some((burst, locked))
     }
 
     #[inline]
@@ -276,14 +276,18 @@ mod tests {
             assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [1, other as u64]);
             drop(both);
             assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [0, 0]);
-            let lock = || {
-                assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [1, other as u64]);
-                AtomicBool::new(false).swap(true, Ordering::Acquire)
-            };
-            #[allow(unsafe_code)] // reason: the function under test
-            // SAFETY: the closure ends with an exchange.
-            let (both, _) = unsafe { Burst::enter_both_locking(&slots[0], &slots[other], lock) };
-            drop(both);
+            for free in [true, false] {
+                let lock = || {
+                    assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [1, other as u64]);
+                    free.then(|| AtomicBool::new(false).swap(true, Ordering::Acquire))
+                };
+                #[allow(unsafe_code)] // reason: the function under test
+                // SAFETY: the closure returns something behind an exchange.
+                let both = unsafe { Burst::try_enter_both(&slots[0], &slots[other], lock) };
+                assert_eq!(both.is_some(), free);
+                let inside = u64::from(free);
+                assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [inside, inside * other as u64]);
+            }
             assert_eq!([0, 1].map(|i| epochs(&ram, i) % 2), [0, 0]);
         }
         let before = [0, 1].map(|i| epochs(&ram, i));

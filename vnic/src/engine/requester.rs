@@ -304,9 +304,13 @@ impl Requester {
             return (Pause::Idle, done);
         };
         #[allow(unsafe_code)] // reason: saves a fence
-        // SAFETY: a lock is taken by an exchange that succeeds. Whoever holds it does so for a turn at most.
-        let (mut burst, mut responder) =
-            unsafe { Burst::enter_both_locking(&own_slot, &peer_slot, || peer.responder.lock()) };
+        // SAFETY: a lock is taken by an exchange that succeeds.
+        let entered =
+            unsafe { Burst::try_enter_both(&own_slot, &peer_slot, || peer.responder.try_lock()) };
+        let (mut burst, mut responder) = entered.unwrap_or_else(|| {
+            let responder = peer.responder.lock();
+            (Burst::enter_both(&own_slot, &peer_slot), responder)
+        });
         // It may have gone, or have been reset, before its lock was ours. Now it stays.
         if peer.is_destroyed() || !self.is_peer(&peer) {
             return (Pause::More, done);

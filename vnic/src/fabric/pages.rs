@@ -32,7 +32,7 @@ pub fn copy_cached(
         }
     };
     let done = translator.cached_pairs(burst, from, to, len, each);
-    if done != len || !end.of_message {
+    if done != 0 && (done != len || !end.of_message) {
         copy::settle(end.reach);
     }
     done

@@ -4,7 +4,8 @@
 //!
 //! They are carried out from the element where it lies, each word of which is looked at once. What is not
 //! as usual, whatever it is, is left in the ring for the general way. So nothing here says what is wrong
-//! with a request, and nothing has happened when it turns out to be another one.
+//! with a request, and nothing has happened when it turns out to be another one, but that bytes may have been
+//! copied that will be copied again.
 
 use super::glance::{Glance, Local, Range};
 use super::{Requester, complete};
@@ -213,8 +214,8 @@ enum Source<'m> {
 }
 
 impl Ends<'_, '_> {
-    /// Copies from the requester. `None` if a page is missing or that is more than may be moved, and then
-    /// nothing was copied.
+    /// Copies from the requester. `None` if a page is missing or that is more than may be moved; what was
+    /// copied then is copied again.
     #[inline(always)]
     fn carry(&mut self, from: Source<'_>, there: Gva, len: u64) -> Option<()> {
         if len > PAGE_SIZE
