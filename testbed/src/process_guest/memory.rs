@@ -2,20 +2,18 @@
 //! Guest RAM: a memfd, its frames, and mappings of frames into this process.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MmapRegion,
     VolatileMemory, VolatileSlice,
 };
 
+use super::frames::Frames;
+pub use super::frames::Layout;
+use super::large_pages;
 use super::mapping::Mapping;
 
 /// Size of a frame in bytes.
@@ -53,27 +51,6 @@ struct Inner {
     frames: Mutex<Frames>,
 }
 
-/// Which frames are free, by number in the memfd, and a small generator of disorder.
-struct Frames {
-    used: Vec<bool>,
-    /// No frame below this one is free.
-    lowest: usize,
-    /// The first frame of the upper region.
-    split: usize,
-    random: u64,
-}
-
-/// How frames are chosen for an allocation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// Contiguous in guest-physical memory.
-    Linear,
-    /// Any frames, in disorder: neighbours in virtual memory are not neighbours in physical memory.
-    Scattered,
-    /// Contiguous, and aligned to large pages in virtual and guest-physical memory.
-    Large,
-}
-
 impl Ram {
     /// RAM of `len` bytes: one half at guest-physical 0, the other above 4 GiB.
     ///
@@ -96,15 +73,7 @@ impl Ram {
     ///
     /// If the host refuses the memory.
     pub fn in_large_pages(len: u64) -> rustix::io::Result<Self> {
-        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(context.as_fd(), "huge", "always")?;
-        fsconfig_set_string(context.as_fd(), "size", "100%")?;
-        fsconfig_create(context.as_fd())?;
-        let attributes = MountAttrFlags::empty();
-        let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = openat(root, ".", flags, Mode::RUSR | Mode::WUSR)?;
-        let ram = Self::of(File::from(fd), len);
+        let ram = Self::of(large_pages::file()?, len);
         // Large pages come to who touches them in a large mapping first; those of processes are small.
         for region in ram.regions() {
             for at in (0..region.len).step_by(LARGE_PAGE as usize) {
@@ -129,12 +98,7 @@ impl Ram {
             region.expect("guest-physical addresses do not wrap")
         });
         let memory = GuestMemoryMmap::from_regions(mapped.into()).expect("regions are disjoint");
-        let frames = Frames {
-            used: vec![false; (2 * half / FRAME) as usize],
-            lowest: 0,
-            split: (half / FRAME) as usize,
-            random: 0x9e37_79b9_7f4a_7c15,
-        };
+        let frames = Frames::new((2 * half / FRAME) as usize, (half / FRAME) as usize);
         Self {
             inner: Arc::new(Inner {
                 file,
@@ -172,8 +136,7 @@ impl Ram {
 
     /// Frames that nobody holds.
     pub fn free_frames(&self) -> usize {
-        let frames = self.inner.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        frames.used.iter().filter(|used| !**used).count()
+        self.inner.frames.lock().unwrap_or_else(PoisonError::into_inner).free()
     }
 
     /// Calls `with` with the 64-bit word at `gpa`.
@@ -237,89 +200,6 @@ impl Ram {
             .find(|region| offset >= region.offset && offset - region.offset < region.len)
             .expect("frame of this RAM");
         region.gpa + (offset - region.offset)
-    }
-}
-
-impl Frames {
-    fn take(&mut self, count: usize, layout: Layout) -> Option<Vec<usize>> {
-        let chosen = match layout {
-            Layout::Linear => self.run(count, 1)?,
-            Layout::Large => self.run(count, (LARGE_PAGE / FRAME) as usize)?,
-            Layout::Scattered => self.pick(count)?,
-        };
-        for &frame in &chosen {
-            self.used[frame] = true;
-        }
-        while self.used.get(self.lowest) == Some(&true) {
-            self.lowest += 1;
-        }
-        Some(chosen)
-    }
-
-    fn put(&mut self, frame: usize) {
-        self.used[frame] = false;
-        self.lowest = self.lowest.min(frame);
-    }
-
-    /// The first run of free frames within one region that begins at a multiple of `align`.
-    fn run(&self, count: usize, align: usize) -> Option<Vec<usize>> {
-        let mut length = 0;
-        for frame in self.lowest..self.used.len() {
-            if frame == self.split {
-                length = 0;
-            }
-            let counts = !self.used[frame] && (length > 0 || frame.is_multiple_of(align));
-            length = if counts { length + 1 } else { 0 };
-            if length == count {
-                return Some((frame + 1 - count..=frame).collect());
-            }
-        }
-        None
-    }
-
-    fn pick(&mut self, count: usize) -> Option<Vec<usize>> {
-        self.guess(count).or_else(|| self.choose(count))
-    }
-
-    /// Any frames, by guessing: quick while most are free.
-    fn guess(&mut self, count: usize) -> Option<Vec<usize>> {
-        let mut chosen: Vec<usize> = Vec::with_capacity(count);
-        for _ in 0..2 * count + 8 {
-            if chosen.len() == count {
-                break;
-            }
-            let frame = self.next() as usize % self.used.len();
-            // Marked at once, so that it is not chosen again.
-            if !std::mem::replace(&mut self.used[frame], true) {
-                chosen.push(frame);
-            }
-        }
-        for &frame in &chosen {
-            self.used[frame] = false;
-        }
-        (chosen.len() == count).then_some(chosen)
-    }
-
-    /// Any frames, out of all that are free.
-    fn choose(&mut self, count: usize) -> Option<Vec<usize>> {
-        let mut free: Vec<usize> =
-            (self.lowest..self.used.len()).filter(|&i| !self.used[i]).collect();
-        if free.len() < count {
-            return None;
-        }
-        for i in 0..count {
-            let other = i + self.next() as usize % (free.len() - i);
-            free.swap(i, other);
-        }
-        free.truncate(count);
-        Some(free)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 }
 

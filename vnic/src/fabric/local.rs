@@ -3,19 +3,17 @@
 
 use crate::engine::copy::{End, Reach};
 use crate::engine::core::Later;
-use crate::engine::request::{Atomic, LocalBytes, Op, Remote, SendRequest};
-use crate::engine::responder::{Nak, Responder, Target, fail};
+use crate::engine::request::{LocalBytes, Op, Remote, SendRequest};
+use crate::engine::responder::{Nak, Responder, fail};
 use crate::engine::stream;
 use crate::engine::wait::Side;
 use crate::fabric::ahead::{Ahead, Needed};
+use crate::fabric::bytes::{BadKey, Bytes, Piece, check_list};
 use crate::fabric::pages;
 use crate::fabric::spans::{self, Spans};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
-use crate::object::space::Space;
-use crate::ring::rq::SgeList;
 use std::sync::Arc;
-use vnic_abi::config::Features;
 use vnic_abi::cqe::{WcOpcode, WcStatus};
 use vnic_abi::ctrl::AccessFlags;
 use vnic_abi::event::EventKind;
@@ -56,72 +54,8 @@ pub enum Advance {
     Failed(WcStatus),
 }
 
-/// One end's bytes of a message.
-enum Bytes<'a> {
-    /// In the device's copy of an element.
-    Held(&'a [u8]),
-    /// In a list of ranges, each with a key.
-    List { qp: &'a Qp, list: SgeList<'a>, keys: &'a mut KeyCache, right: AccessFlags },
-    /// In one range.
-    Range(Target<'a>),
-}
-
-/// A contiguous piece of one end.
-enum Piece<'a> {
-    Held(&'a [u8]),
-    Mapped { space: &'a Space, va: Gva, len: u64, limit: Gva },
-}
-
-/// A key does not cover its range.
-struct BadKey;
-
-impl Bytes<'_> {
-    /// The piece that begins `offset` bytes into the message; the message is longer than that.
-    fn piece(&mut self, offset: u64) -> Result<Piece<'_>, BadKey> {
-        match self {
-            Self::Held(bytes) => Ok(Piece::Held(bytes.get(offset as usize..).ok_or(BadKey)?)),
-            Self::Range(target) => {
-                let va = Gva(target.start.0 + offset);
-                Ok(Piece::Mapped { space: target.space, va, len: u64::MAX, limit: target.end })
-            }
-            Self::List { qp, list, keys, right } => {
-                let mut before = 0;
-                for sge in list.entries() {
-                    let length = u64::from(sge.length.get());
-                    if offset < before + length {
-                        // The whole range is checked, so that nothing moves before the error.
-                        let (start, limit) = keys
-                            .get(&qp.session.keys, sge.lkey.get())
-                            .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
-                            .and_then(|mr| {
-                                Some((mr.check(sge.addr.get(), length, *right)?, mr.end()))
-                            })
-                            .ok_or(BadKey)?;
-                        let into = offset - before;
-                        let va = Gva(start.0 + into);
-                        let space = &qp.pd.ctx.space;
-                        return Ok(Piece::Mapped { space, va, len: length - into, limit });
-                    }
-                    before += length;
-                }
-                Err(BadKey)
-            }
-        }
-    }
-}
-
-/// Checks every key of a list before anything moves.
-fn check_list(qp: &Qp, list: SgeList<'_>, keys: &mut KeyCache, right: AccessFlags) -> bool {
-    list.entries().iter().filter(|sge| sge.length.get() != 0).all(|sge| {
-        keys.get(&qp.session.keys, sge.lkey.get())
-            .filter(|mr| Arc::ptr_eq(&mr.pd, &qp.pd))
-            .and_then(|mr| mr.check(sge.addr.get(), sge.length.get().into(), right))
-            .is_some()
-    })
-}
-
 /// Why a copy stopped before its end.
-enum Stop {
+pub(super) enum Stop {
     Key(Side),
     Page(Missing),
 }
@@ -303,78 +237,6 @@ impl<'a> Transfer<'a, '_> {
         }
     }
 
-    fn atomic(
-        &mut self,
-        mut local: Bytes<'_>,
-        remote: Remote,
-        op: Atomic,
-        peer: &Arc<Qp>,
-        responder: &mut Responder,
-    ) -> Advance {
-        let negotiated = peer.session.features.contains(Features::ATOMIC);
-        if !negotiated || !remote.addr.is_multiple_of(8) {
-            return self.refuse_atomic(peer);
-        }
-        let right = AccessFlags::REMOTE_ATOMIC;
-        let target = match responder.rdma_target(peer, remote, 8, right, self.later) {
-            Ok(target) => target,
-            Err(nak) => return Advance::Nak(nak),
-        };
-        // The result's place first: an atomic must not happen twice because its result had none.
-        let place = match self.places(&mut local) {
-            Ok(place) => place,
-            Err(Stop::Page(missing)) => {
-                let (from, to) = (Bytes::Range(target), local);
-                let ends = [(to, Side::Local, Access::Write), (from, Side::Remote, Access::Write)];
-                return Advance::Missing(self.look_ahead(missing, ends, 0, 8));
-            }
-            Err(Stop::Key(_)) => return Advance::Failed(WcStatus::LocProtErr),
-        };
-        let word =
-            Piece::Mapped { space: target.space, va: target.start, len: 8, limit: target.end };
-        let word = match self.map(&word, 8, Access::Write, Side::Remote) {
-            Ok(Some(chunk)) => chunk.atomic_u64(),
-            Ok(None) => None,
-            Err(missing) => return Advance::Missing(missing),
-        };
-        let Some(word) = word else { return self.refuse_atomic(peer) };
-        let old = op.apply(word);
-        for (to, byte) in place.iter().zip(old.to_ne_bytes()) {
-            #[allow(unsafe_code)] // reason: as above
-            // SAFETY: one byte that was translated for writing in this burst.
-            unsafe {
-                to.write_volatile(byte);
-            }
-        }
-        self.moved += 8;
-        Advance::Done
-    }
-
-    /// Where each of the eight bytes of an atomic's result goes.
-    fn places(&mut self, local: &mut Bytes<'_>) -> Result<[*mut u8; 8], Stop> {
-        let mut place = [std::ptr::null_mut::<u8>(); 8];
-        let mut done = 0;
-        while done < place.len() {
-            let piece = local.piece(done as u64).map_err(|BadKey| Stop::Key(Side::Local))?;
-            let want = piece.len().min((place.len() - done) as u64);
-            let chunk = self
-                .map(&piece, want, Access::Write, Side::Local)
-                .map_err(Stop::Page)?
-                .ok_or(Stop::Key(Side::Local))?;
-            let len = chunk.len().min(want as usize);
-            for (offset, byte) in place[done..].iter_mut().take(len).enumerate() {
-                *byte = chunk.as_ptr().wrapping_add(offset);
-            }
-            done += len;
-        }
-        Ok(place)
-    }
-
-    fn refuse_atomic(&mut self, peer: &Arc<Qp>) -> Advance {
-        fail(peer, EventKind::QpRequestError, self.later);
-        Advance::Nak(Nak::InvalidRequest)
-    }
-
     /// The guest cannot provide a page on the responder's side.
     pub fn refuse_page(
         &mut self,
@@ -419,7 +281,7 @@ impl<'a> Transfer<'a, '_> {
     /// What to ask for with a page that is missing: whatever else of the rest of the message is
     /// missing on either side, in bounds. Pages are only looked at, not marked.
     #[cold]
-    fn look_ahead(
+    pub(super) fn look_ahead(
         &mut self,
         missing: Missing,
         ends: [(Bytes<'_>, Side, Access); 2],
@@ -565,7 +427,7 @@ impl<'a> Transfer<'a, '_> {
     }
 
     /// Host memory of a piece; `None` if its address space was unbound.
-    fn map<'s>(
+    pub(super) fn map<'s>(
         &mut self,
         piece: &'s Piece<'_>,
         len: u64,
@@ -596,13 +458,4 @@ fn missing(piece: &Piece<'_>, va: Gva, access: Access, side: Side, fault: Fault)
     };
     // One byte: the rest of the page is the next step's affair.
     Missing { side, va, len: 1, limit, access, recoverable: fault.is_recoverable() }
-}
-
-impl Piece<'_> {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Held(bytes) => bytes.len() as u64,
-            Self::Mapped { len, .. } => *len,
-        }
-    }
 }

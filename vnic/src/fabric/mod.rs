@@ -2,6 +2,8 @@
 //! Ways between a requester and its responder.
 
 pub mod ahead;
+mod atomic;
+mod bytes;
 pub mod local;
 pub mod pages;
 pub mod spans;
