@@ -16,3 +16,4 @@ pub mod port;
 pub mod ring;
 pub mod session;
 pub mod status;
+pub mod wire;
