@@ -2,6 +2,7 @@
 //! A VM's RAM as the device sees it: guest-physical ranges with a host mapping behind each.
 
 use std::fmt;
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,6 +165,24 @@ impl fmt::Debug for HostPtr {
     }
 }
 
+/// Where bytes of RAM lie in a file that other mappings can be made of.
+#[derive(Debug, Clone)]
+pub struct Backing {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where in it the first byte is.
+    pub offset: u64,
+    /// Bytes that follow in the same region, the first included.
+    pub len: u64,
+}
+
+impl Backing {
+    /// Whether `next` is what lies `len` bytes behind the first byte of this.
+    pub fn is_followed_by(&self, len: u64, next: &Self) -> bool {
+        Arc::ptr_eq(&self.file, &next.file) && self.offset.checked_add(len) == Some(next.offset)
+    }
+}
+
 impl GuestRam {
     /// A view of all regions of `memory`.
     pub fn new(memory: Arc<GuestMemoryMmap>) -> Self {
@@ -219,6 +238,14 @@ impl GuestRam {
     pub fn pin(&self, gpa: Gpa, len: usize) -> Option<(HostPtr, Mapping)> {
         let host = self.host_ptr(gpa, len)?;
         Some((host, self.find(gpa)?.0.mapping.clone()))
+    }
+
+    /// Where in a file the byte at `gpa` is; `None` for what is no RAM, or is RAM that nobody else can map.
+    pub fn backing(&self, gpa: Gpa) -> Option<Backing> {
+        let (region, inside) = self.find(gpa)?;
+        let file = region.mapping.0.file_offset()?;
+        let offset = file.start().checked_add(inside)?;
+        Some(Backing { file: file.arc().clone(), offset, len: region.len - inside })
     }
 
     /// Whether `len` bytes at `gpa` lie in one region of RAM.

@@ -50,6 +50,36 @@ A configuration file:
   mac = \"52:54:00:00:00:01\"
   network = \"default\"
   implicit_mr = false    # true lets programs register their whole address space with one key
+  direct = false         # true lets queue pairs reach RDMA endpoints that know nothing of vnic
+
+  [wire]                      # to guests of other daemons; without it there are none
+  name = \"host-a\"           # what the others call this one; the host's name if missing
+  device = \"rxe0\"           # an RDMA device of this host; without it messages go over TCP, encrypted
+  gid_index = 1               # which of its addresses; found if missing
+  slots = 64                  # messages under way in each lane and direction, and
+  slot_kib = 32               # KiB of each: all the memory that is ever registered with the device
+  listen = \"10.0.0.1:18600\"  # for peers whose names come before this one's: they call
+
+  [direct]                    # for the ports with direct = true
+  device = \"rxe0\"           # an RDMA device of this host; that of the wire if missing
+  gid_index = 1               # which of its addresses is this host's; found if missing
+  addresses = \"own\"         # the interface gets the guests' addresses; \"mapped\": guests send by
+                              # the host's, and tenants may have the same addresses
+  allow = [\"10.0.0.0/24\"]   # with \"own\": addresses that guests may have, and nobody else has
+  odp = \"auto\"               # guests keep their pages where they are, unless the device pages on
+                              # demand and passes a trial; \"never\": always; \"trust\": try also what
+                              # rxe of some kernels does not survive
+
+  [[direct.map]]              # a peer that the guests of a network know by another address
+  network = \"default\"
+  guest = \"10.0.0.9\"
+  host = \"192.0.2.9\"
+
+  [[peer]]
+  name = \"host-b\"
+  address = \"10.0.0.2:18600\" # this daemon calls peers whose names come behind its own
+  key_file = \"/etc/vnic/host-b.key\" # 64 hexadecimal digits, the same there: openssl rand -hex 32
+  networks = [\"default\"]    # that both have a part in; all if missing
 
 A port serves one guest at a time: when QEMU ends, the next one may connect; one that comes too early
 waits. Ports reach the ports of the same network. SIGTERM or Ctrl-C ends the daemon and removes its
@@ -104,13 +134,17 @@ pub struct Run {
     /// MAC address of the guest's network device, for the port of --socket.
     #[arg(long, requires = "socket")]
     pub mac: Option<String>,
-    /// Serve a port: socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK][,implicit_mr=true]. May be
-    /// repeated.
+    /// Serve a port: socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK][,implicit_mr=true]
+    /// [,direct=true]. May be repeated.
     #[arg(long, value_name = "SPEC", value_parser = parse_port)]
     pub port: Vec<PortEntry>,
     /// Serve the ports of a TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What carries messages to other daemons: an RDMA device of this host (rxe0, mlx5_0), or tcp. Takes the
+    /// place of wire.device in the file, which has to name this daemon and its peers.
+    #[arg(long, value_name = "DEVICE", requires = "config")]
+    pub wire: Option<String>,
     /// How the engine works.
     #[command(flatten)]
     pub tuning: Tuning,
@@ -149,15 +183,16 @@ impl Run {
             mac: self.mac.clone(),
             network: None,
             implicit_mr: false,
+            direct: false,
         });
         single.chain(self.port.iter().cloned()).collect()
     }
 }
 
-/// Parses `socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK][,implicit_mr=true]`.
+/// Parses `socket=PATH[,name=NAME][,mac=MAC][,network=NETWORK][,implicit_mr=true][,direct=true]`.
 fn parse_port(text: &str) -> Result<PortEntry, String> {
-    let (mut name, mut socket, mut mac, mut network, mut implicit_mr) =
-        (None, None, None, None, None);
+    let (mut name, mut socket, mut mac, mut network) = (None, None, None, None);
+    let (mut implicit_mr, mut direct) = (None, None);
     for part in text.split(',') {
         let Some((key, value)) = part.split_once('=') else {
             return Err(format!("{part:?} is not KEY=VALUE"));
@@ -168,17 +203,24 @@ fn parse_port(text: &str) -> Result<PortEntry, String> {
             "mac" => &mut mac,
             "network" => &mut network,
             "implicit_mr" => &mut implicit_mr,
-            _ => return Err(format!("{key:?} is none of socket, name, mac, network, implicit_mr")),
+            "direct" => &mut direct,
+            _ => {
+                return Err(format!(
+                    "{key:?} is none of socket, name, mac, network, implicit_mr, direct"
+                ));
+            }
         };
         if slot.replace(value.to_owned()).is_some() {
             return Err(format!("{key} is given twice"));
         }
     }
     let socket = socket.ok_or("socket=PATH is missing")?.into();
-    let implicit_mr = match implicit_mr.as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(other) => return Err(format!("implicit_mr={other} is neither true nor false")),
+    let choice = |key: &str, value: Option<String>| match value.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(format!("{key}={other} is neither true nor false")),
     };
-    Ok(PortEntry { name, socket, mac, network, implicit_mr })
+    let implicit_mr = choice("implicit_mr", implicit_mr)?;
+    let direct = choice("direct", direct)?;
+    Ok(PortEntry { name, socket, mac, network, implicit_mr, direct })
 }

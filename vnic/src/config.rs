@@ -9,7 +9,14 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use vnic::backend::PortSpec;
 use vnic::device::DeviceConfig;
+use vnic::fabric::direct::setup::DirectSettings;
 use vnic::port::{Limits, PortConfig};
+use vnic::wire::acquaint::WireConfig;
+
+#[path = "config_direct.rs"]
+mod direct;
+#[path = "config_wire.rs"]
+mod wire;
 
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +32,10 @@ struct File {
     limits: Limits,
     #[serde(default)]
     port: Vec<PortEntry>,
+    direct: Option<direct::Section>,
+    wire: Option<wire::Section>,
+    #[serde(default)]
+    peer: Vec<wire::PeerEntry>,
 }
 
 /// A port as it is written, in the file or as an option.
@@ -42,6 +53,9 @@ pub struct PortEntry {
     /// Whether processes may register their whole address space at once; not unless said.
     #[serde(default)]
     pub implicit_mr: bool,
+    /// Whether its queue pairs reach peers that no daemon knows, by a device of the host; not unless said.
+    #[serde(default)]
+    pub direct: bool,
 }
 
 /// Settings of the engine. What is not said is left at the default.
@@ -109,16 +123,24 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// The ports; at least one.
     pub ports: Vec<PortSpec>,
+    /// The way to other daemons, if there is one.
+    pub wire: Option<WireConfig>,
+    /// The device of the host that the ports of these names go direct by.
+    pub direct: Option<(DirectSettings, HashSet<String>)>,
 }
 
 impl Config {
-    /// Reads `file`, adds `more` ports and checks the whole.
+    /// Reads `file`, adds `more` ports, puts `wire` in the place of its wire's device, and checks the whole.
     ///
     /// # Errors
     ///
     /// The file cannot be read or says something that makes no sense; each message says what to
     /// change.
-    pub fn load(file: Option<&Path>, more: &[PortEntry]) -> anyhow::Result<Self> {
+    pub fn load(
+        file: Option<&Path>,
+        more: &[PortEntry],
+        wire: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let file = match file {
             None => File::default(),
             Some(path) => {
@@ -128,9 +150,14 @@ impl Config {
             }
         };
         check_limits(&file.limits)?;
-        let ports = file.port.iter().chain(more);
+        let entries = || file.port.iter().chain(more);
         let ports: Vec<PortSpec> =
-            ports.map(|entry| port(entry, file.limits)).collect::<Result<_, _>>()?;
+            entries().map(|entry| port(entry, file.limits)).collect::<Result<_, _>>()?;
+        let direct_ports: HashSet<String> = entries()
+            .zip(&ports)
+            .filter(|(entry, _)| entry.direct)
+            .map(|(_, spec)| spec.config.name.clone())
+            .collect();
         ensure!(
             !ports.is_empty(),
             "there is no port to serve: give --socket PATH, --port SPEC or a [[port]] in the file"
@@ -139,7 +166,11 @@ impl Config {
         let File { workers, spin_us, chunk_kib, past_caches_mib, control, fault_batching, .. } =
             file;
         let tuning = Tuning { workers, spin_us, chunk_kib, past_caches_mib, fault_batching };
-        Ok(Self { tuning, control, ports })
+        let wire = wire::config(file.wire, file.peer, wire)?;
+        let device = wire.as_ref().and_then(|wire| wire.carrier.device.as_deref());
+        let direct = direct::config(file.direct, device, !direct_ports.is_empty())?;
+        let direct = direct.map(|settings| (settings, direct_ports));
+        Ok(Self { tuning, control, ports, wire, direct })
     }
 }
 
@@ -162,11 +193,16 @@ fn port(entry: &PortEntry, limits: Limits) -> anyhow::Result<PortSpec> {
         config.mac = parse_mac(mac).with_context(|| format!("port {name}"))?;
     }
     if let Some(network) = &entry.network {
-        ensure!(!network.is_empty(), "port {name}: the name of a network is not empty");
+        let good = (1..=256).contains(&network.len());
+        ensure!(good, "port {name}: the name of a network has 1 to 256 bytes");
         config.network.clone_from(network);
     }
     config.limits = limits;
     config.implicit_mr = entry.implicit_mr;
+    ensure!(
+        !(entry.direct && entry.implicit_mr),
+        "port {name}: no device of a host has regions of a whole address space: choose direct or implicit_mr"
+    );
     Ok(PortSpec { socket: entry.socket.clone(), config })
 }
 

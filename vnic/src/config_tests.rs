@@ -7,7 +7,7 @@ fn load(text: &str) -> anyhow::Result<Config> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vnic.toml");
     std::fs::write(&path, text).unwrap();
-    Config::load(Some(&path), &[])
+    Config::load(Some(&path), &[], None)
 }
 
 /// The message without the file's path, which changes.
@@ -48,6 +48,7 @@ fn a_full_file() {
         network: "blue".to_owned(),
         limits,
         implicit_mr: true,
+        direct: None,
     };
     assert_eq!(a.config, expected);
     assert_eq!(a.socket, Path::new("/run/a.sock"));
@@ -78,7 +79,7 @@ fn mistakes_are_named() {
       |
     3 | mca = 'x'
       | ^^^
-    unknown field `mca`, expected one of `name`, `socket`, `mac`, `network`, `implicit_mr`
+    unknown field `mca`, expected one of `name`, `socket`, `mac`, `network`, `implicit_mr`, `direct`
     ");
     insta::assert_snapshot!(message("[[port]]\nname = 'a'\n"), @r"
     TOML parse error at line 1, column 1
@@ -91,7 +92,7 @@ fn mistakes_are_named() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = Config::load(Some(Path::new("/no/such/file.toml")), &[]).unwrap_err();
+    let error = Config::load(Some(Path::new("/no/such/file.toml")), &[], None).unwrap_err();
     assert!(format!("{error:#}").starts_with("cannot read /no/such/file.toml: "), "{error:#}");
 }
 
@@ -113,4 +114,93 @@ fn options_come_before_the_file_and_both_before_the_defaults() {
     assert_eq!(settings.spin, std::time::Duration::from_micros(7));
     assert_eq!(settings.past_caches, vnic::device::DeviceConfig::default().past_caches);
     assert!((1..=8).contains(&Tuning::default().settings().workers));
+}
+
+/// A file with a port and this much more.
+fn wire_message(text: &str) -> String {
+    message(&format!("[[port]]\nsocket = '/a'\n{text}"))
+}
+
+#[test]
+fn a_wire_is_read_whole() {
+    let config = load(
+        r#"
+        [[port]]
+        socket = "/a"
+        [wire]
+        name = "a"
+        device = "rxe0"
+        gid_index = 1
+        slots = 32
+        slot_kib = 16
+        listen = "127.0.0.1:18600"
+        [[peer]]
+        name = "b"
+        address = "hostname:18600"
+        key = "00112233445566778899AABBccddeeff00112233445566778899aabbccddeeff"
+        networks = ["default", "blue"]
+        "#,
+    )
+    .unwrap();
+    let wire = config.wire.unwrap();
+    assert_eq!((wire.name.as_str(), wire.listen.unwrap().port()), ("a", 18600));
+    let carrier = &wire.carrier;
+    assert_eq!((carrier.device.as_deref(), carrier.gid_index), (Some("rxe0"), Some(1)));
+    assert_eq!((carrier.slots, carrier.slot_kib), (Some(32), Some(16)));
+    let [peer] = &wire.peers[..] else { panic!("{:?}", wire.peers) };
+    assert_eq!((peer.name.as_str(), peer.address.as_deref()), ("b", Some("hostname:18600")));
+    assert_eq!(peer.networks.as_ref().unwrap().len(), 2);
+}
+
+#[test]
+fn mistakes_about_the_wire_are_named() {
+    insta::assert_snapshot!(wire_message("[[peer]]\nname = 'b'\n"), @"there is a [[peer]] and no [wire]: add [wire] with a name");
+    insta::assert_snapshot!(wire_message("[wire]\nname = 'a b'\n"), @r#"wire.name: "a b" is not a name for a daemon: 1 to 64 letters, digits and signs"#);
+    insta::assert_snapshot!(wire_message("[wire]\nname = 'a'\n[[peer]]\nname = ''\n"), @r#"peer.name: "" is not a name for a daemon: 1 to 64 letters, digits and signs"#);
+    insta::assert_snapshot!(wire_message("[wire]\nname = 'a'\n[[peer]]\nname = 'b'\n"), @r#"peer b has no key: add key_file = "PATH" or key = "...""#);
+    insta::assert_snapshot!(wire_message("[wire]\nname = 'a'\n[[peer]]\nname = 'b'\nkey = 'secret'\n"), @"peer b: a key is 64 hexadecimal digits, the same at both ends (openssl rand -hex 32 makes one)");
+    insta::assert_snapshot!(wire_message("[wire]\nname = 'a'\n[[peer]]\nname = 'b'\nkey = 'x'\nkey_file = '/y'\n"), @"peer b has a key and a key_file: leave one out");
+    let missing =
+        wire_message("[wire]\nname = 'a'\n[[peer]]\nname = 'b'\nkey_file = '/no/such/key'\n");
+    assert!(missing.starts_with("peer b: cannot read key_file /no/such/key: "), "{missing}");
+}
+
+#[test]
+fn the_option_takes_the_place_of_the_files_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vnic.toml");
+    std::fs::write(&path, "[[port]]\nsocket = '/a'\n[wire]\nname = 'a'\ndevice = 'rxe0'\n")
+        .unwrap();
+    let device =
+        |given| Config::load(Some(&path), &[], given).unwrap().wire.unwrap().carrier.device;
+    assert_eq!(device(None).as_deref(), Some("rxe0"));
+    assert_eq!(device(Some("mlx5_0")).as_deref(), Some("mlx5_0"));
+    assert_eq!(device(Some("tcp")), None);
+    std::fs::write(&path, "[[port]]\nsocket = '/a'\n").unwrap();
+    let error = Config::load(Some(&path), &[], Some("rxe0")).unwrap_err().to_string();
+    assert!(error.starts_with("--wire needs a file with [wire]"), "{error}");
+}
+
+#[test]
+fn ports_go_direct_by_the_device_of_the_wire_or_their_own() {
+    let wire = "[wire]\nname = 'a'\ndevice = 'rxe0'\n";
+    let device =
+        |text: &str| load(text).unwrap().direct.map(|(direct, ports)| (direct.device, ports));
+    let port = "[[port]]\nsocket = '/a'\ndirect = true\n[[port]]\nsocket = '/b'\n";
+    let allow = "[direct]\nallow = ['10.0.0.0/24', 'fd00::/64']\n";
+    let named = |device: &str| Some((device.to_owned(), ["a".to_owned()].into()));
+    assert_eq!(device(&format!("{wire}{port}{allow}")), named("rxe0"));
+    assert_eq!(device(&format!("{wire}{port}{allow}device = 'mlx5_0'\n")), named("mlx5_0"));
+    assert_eq!(device(&format!("{wire}[[port]]\nsocket = '/a'\n")), None);
+    let map = "[direct]\ndevice = 'rxe0'\naddresses = 'mapped'\n\
+               [[direct.map]]\nguest = '10.0.0.9'\nhost = '192.0.2.9'\n";
+    let (direct, _) = load(&format!("{port}{map}")).unwrap().direct.unwrap();
+    assert_eq!(direct.addresses, vnic::fabric::direct::setup::Addresses::Mapped);
+    assert_eq!(direct.map_of("default").len(), 1);
+    assert_eq!(direct.map_of("blue").len(), 0);
+    insta::assert_snapshot!(message(port), @"a port goes direct, and nothing says by which device: set direct.device to an RDMA device of this host");
+    insta::assert_snapshot!(message(&format!("{wire}{port}")), @r#"guests have addresses of their own on this host's network, and nothing says which they may have: set direct.allow to prefixes (allow = ["10.0.0.0/24"]) of which nobody else has any, or direct.addresses = "mapped""#);
+    insta::assert_snapshot!(message("[direct]\ndevice = 'rxe0'\n[[port]]\nsocket = '/a'\n"), @"there is [direct], and no port goes direct: add direct = true to a [[port]], or leave [direct] out");
+    insta::assert_snapshot!(
+        message("[[port]]\nsocket = '/a'\ndirect = true\nimplicit_mr = true\n"), @"port a: no device of a host has regions of a whole address space: choose direct or implicit_mr");
 }

@@ -3,13 +3,19 @@
 
 use crate::engine::wait::Word;
 use crate::engine::worker::{self, Handle};
+use crate::fabric::direct::shadow::{FAULT, Shadows};
+use crate::fabric::relay::lanes::Open;
+use crate::fabric::relay::waiting::RECEIVER;
 use crate::object::ctx::Ctx;
 use crate::object::gid::GidRegistry;
 use crate::object::qp::Qp;
 use crate::port::{Port, PortConfig, PortEvents};
+use crate::wire::lane::Lane;
+use crate::wire::link::{Link, Links};
+use crate::wire::reach::Reach;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -81,6 +87,12 @@ pub struct Device {
     next_wait: AtomicU64,
     /// Sessions that have not ended, by number.
     sessions: Mutex<HashSet<u64>>,
+    links: Links,
+    /// Faults of devices of the host that wait for a page of a guest, by their names as waiters.
+    faults: Mutex<HashMap<u32, (Weak<Shadows>, u32)>>,
+    reach: Reach,
+    /// Number of the next connection to a queue pair of another daemon.
+    next_connection: AtomicU32,
 }
 
 impl Device {
@@ -99,6 +111,10 @@ impl Device {
             contexts: Mutex::default(),
             next_wait: AtomicU64::new(0),
             sessions: Mutex::default(),
+            links: Links::default(),
+            faults: Mutex::default(),
+            reach: Reach::default(),
+            next_connection: AtomicU32::new(random()),
         })
     }
 
@@ -181,6 +197,54 @@ impl Device {
         &self.gids
     }
 
+    /// Peer daemons.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Whether what carries the wire is there.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Gives a lane to the worker that it belongs to.
+    pub fn adopt_lane(&self, link: &Arc<Link>, index: usize, lane: Box<dyn Lane>) {
+        let worker = index % self.handles.len();
+        self.handles[worker].adopt(Open::new(link.clone(), index, lane));
+    }
+
+    /// Lets every worker notice that a link was lost.
+    pub fn link_lost(&self) {
+        self.kick();
+    }
+
+    /// Lets every queue pair look for its peer again, which may be at a daemon that has just been found.
+    pub fn look_for_peers_again(&self) {
+        let qps: Vec<Arc<Qp>> = self.qpns.read().values().filter_map(Weak::upgrade).collect();
+        for qp in qps {
+            // What it was told before matters more.
+            qp.word.lock().get_or_insert(Word::Resume);
+            self.schedule(&qp);
+        }
+    }
+
+    /// A number for a connection to a queue pair of another daemon, which it has not seen lately.
+    pub(crate) fn next_connection(&self) -> u32 {
+        // Relaxed: only uniqueness matters.
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Lets the worker that has the lane look at what the responder of `qp` owes.
+    pub(crate) fn owe(&self, qp: &Arc<Qp>) {
+        // Relaxed: see `Qp::arrives_at`.
+        self.handles[qp.arrives_at.load(Ordering::Relaxed)].owe(qp.clone());
+    }
+
+    /// Lets the worker of `qp` look at what the host's queue pair has done.
+    pub(crate) fn watch_direct(&self, qp: &Arc<Qp>) {
+        self.handles[qp.worker].watch_direct(qp.clone());
+    }
+
     pub(crate) fn qpns(&self) -> &RwLock<HashMap<u32, Weak<Qp>>> {
         &self.qpns
     }
@@ -253,14 +317,55 @@ impl Device {
         }
     }
 
+    /// Faults of devices of the host that wait for a page of a guest.
+    #[cfg(feature = "verbs")]
+    pub(crate) fn faults(&self) -> &Mutex<HashMap<u32, (Weak<Shadows>, u32)>> {
+        &self.faults
+    }
+
+    #[cold]
+    fn tell_fault(&self, who: u32, word: Option<Word>) {
+        let answered = matches!(word, Some(Word::Pages { .. }));
+        let fault = {
+            let mut faults = self.faults.lock();
+            if answered { faults.remove(&who) } else { faults.get(&who).cloned() }
+        };
+        let Some((shadows, fault)) = fault.and_then(|(weak, fault)| Some((weak.upgrade()?, fault)))
+        else {
+            return;
+        };
+        match word {
+            Some(Word::Pages { denied, .. }) => shadows.answer(fault, denied.is_some()),
+            _ => shadows.ring(),
+        }
+    }
+
     /// Lets a queue pair look again, with a word about why if there is one.
     pub(crate) fn tell(&self, qpn: u32, word: Option<Word>) {
-        let qp = self.qpns.read().get(&qpn).and_then(Weak::upgrade);
-        if let Some(qp) = qp {
+        if qpn & (FAULT | RECEIVER) == FAULT {
+            return self.tell_fault(qpn, word);
+        }
+        let qp = self.qpns.read().get(&(qpn & !RECEIVER)).and_then(Weak::upgrade);
+        let Some(qp) = qp else { return };
+        if qpn & RECEIVER != 0 {
+            if word.is_some() {
+                *qp.arrival_word.lock() = word;
+            }
+            self.owe(&qp);
+        } else {
             if word.is_some() {
                 *qp.word.lock() = word;
             }
             self.schedule(&qp);
         }
     }
+}
+
+/// Where numbers begin that those of an earlier daemon must not be taken for.
+fn random() -> u32 {
+    // Without a source of random numbers the clock has to do: nothing secret depends on it.
+    getrandom::u32().unwrap_or_else(|_| {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        since.as_micros() as u32
+    })
 }

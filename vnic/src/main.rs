@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod log;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +19,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vnic::backend::{PortServer, PortSpec};
 use vnic::device::Device;
+use vnic::fabric::direct::DirectConfig;
+use vnic::fabric::direct::setup::DirectSettings;
 use vnic::status::{ControlServer, Report};
+use vnic::wire::acquaint::{Wire, WireConfig};
 
 use cli::{Cli, Command};
 use config::Config;
@@ -46,7 +50,7 @@ fn serve(run: &cli::Run) -> anyhow::Result<()> {
             "this build corrupts the memory of guests on purpose, to test a test"
         );
     }
-    let config = Config::load(run.config.as_deref(), &run.ports())?;
+    let config = Config::load(run.config.as_deref(), &run.ports(), run.wire.as_deref())?;
     // Before the first socket, so that a signal never leaves one behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot catch signals")?;
     raise_descriptor_limit();
@@ -54,7 +58,8 @@ fn serve(run: &cli::Run) -> anyhow::Result<()> {
     let control = control_path(run.control.clone().or(config.control))?;
     let settings = run.tuning.or(config.tuning).settings();
     let device = Device::start(settings).context("cannot start the device")?;
-    let served = listen(&device, config.ports, &control).and_then(|listening| {
+    let ports = with_direct(&device, config.ports, config.direct.as_ref())?;
+    let served = listen(&device, ports, config.wire, &control).and_then(|listening| {
         if run.ready {
             // The parent may not care any more; that is no reason to stop.
             let _ = writeln!(std::io::stdout(), "ready");
@@ -70,10 +75,28 @@ fn serve(run: &cli::Run) -> anyhow::Result<()> {
     served
 }
 
+/// Gives the ports that go direct the device to do it by.
+fn with_direct(
+    device: &Arc<Device>,
+    mut ports: Vec<PortSpec>,
+    direct: Option<&(DirectSettings, HashSet<String>)>,
+) -> anyhow::Result<Vec<PortSpec>> {
+    let Some((settings, names)) = direct else { return Ok(ports) };
+    let seat = settings.open(device).context("direct")?;
+    for PortSpec { config, .. } in ports.iter_mut().filter(|spec| names.contains(&spec.config.name))
+    {
+        let map = settings.map_of(&config.network);
+        let allowed = settings.allowed();
+        config.direct = Some(DirectConfig { seat: seat.clone(), map, allowed });
+    }
+    Ok(ports)
+}
+
 /// Everything that listens.
 struct Listening {
     _control: ControlServer,
     ports: Arc<RwLock<Vec<PortServer>>>,
+    wire: Arc<RwLock<Option<Wire>>>,
 }
 
 impl Drop for Listening {
@@ -81,10 +104,16 @@ impl Drop for Listening {
         // Whoever asks for the state right now shares the ports; wait for that, so that they go
         // here and not when the process has ended.
         self.ports.write().clear();
+        self.wire.write().take();
     }
 }
 
-fn listen(device: &Arc<Device>, ports: Vec<PortSpec>, control: &Path) -> anyhow::Result<Listening> {
+fn listen(
+    device: &Arc<Device>,
+    ports: Vec<PortSpec>,
+    wire: Option<WireConfig>,
+    control: &Path,
+) -> anyhow::Result<Listening> {
     let ports: Vec<PortServer> = ports
         .into_iter()
         .map(|spec| {
@@ -93,13 +122,15 @@ fn listen(device: &Arc<Device>, ports: Vec<PortSpec>, control: &Path) -> anyhow:
         })
         .collect::<Result<_, _>>()?;
     let ports = Arc::new(RwLock::new(ports));
+    let wire = wire.map(|config| Wire::start(device, config)).transpose().context("wire")?;
+    let wire = Arc::new(RwLock::new(wire));
     let source = {
-        let (device, ports) = (device.clone(), ports.clone());
-        move || Report::take(&device, &ports.read())
+        let (device, ports, wire) = (device.clone(), ports.clone(), wire.clone());
+        move || Report::take(&device, &ports.read(), wire.read().as_ref())
     };
     let server = ControlServer::start(control, source)
         .context("control socket (another can be chosen with --control PATH)")?;
-    Ok(Listening { _control: server, ports })
+    Ok(Listening { _control: server, ports, wire })
 }
 
 /// The control socket's path; the directory of the default one is made.
@@ -141,7 +172,7 @@ fn show_status(status: &cli::Status) -> anyhow::Result<()> {
 }
 
 fn check(file: &Path) -> anyhow::Result<()> {
-    let config = Config::load(Some(file), &[])?;
+    let config = Config::load(Some(file), &[], None)?;
     let mut text = String::new();
     for PortSpec { socket, config } in &config.ports {
         text += &format!(

@@ -2,6 +2,8 @@
 //! A port: what one guest sees of the device, across driver loads and resets.
 
 use crate::device::Device;
+use crate::fabric::direct::nic::NicLimits;
+use crate::fabric::direct::{Direct, DirectConfig};
 pub use crate::object::cq::CqParams;
 pub use crate::object::mr::{MrChange, MrKeys, MrParams, Window};
 pub use crate::object::qp::{QpCreated, QpParams};
@@ -142,6 +144,8 @@ pub struct PortConfig {
     /// Processes may register their whole address space at once. One leaked key then exposes all of a
     /// process, so that this is off unless somebody asks for it.
     pub implicit_mr: bool,
+    /// The device of the host by which its queue pairs reach peers that no daemon knows; `None` if they do not.
+    pub direct: Option<DirectConfig>,
 }
 
 impl PortConfig {
@@ -153,19 +157,37 @@ impl PortConfig {
             network: "default".into(),
             limits: Limits::default(),
             implicit_mr: false,
+            direct: None,
         }
     }
 
     /// Optional parts that such a port has.
     fn offered(&self) -> Features {
-        let mut offered = Features::ATOMIC;
+        let mut offered = Features::ATOMIC | Features::PORT_EVENTS;
         offered.set(Features::IMPLICIT_MR, self.implicit_mr);
+        if let Some(direct) = &self.direct {
+            let pins = direct.seat.pins().is_some();
+            offered |= if pins { Features::PIN } else { Features::ACKNOWLEDGE };
+        }
         offered
+    }
+
+    /// How queue pairs go direct of a driver that accepted `features`: not, if it neither keeps pages where they are nor
+    /// waits until the host's device has let go of them.
+    pub(crate) fn direct_for(&self, features: Features) -> Option<&DirectConfig> {
+        let either = Features::PIN | Features::ACKNOWLEDGE;
+        self.direct.as_ref().filter(|_| features.intersects(either))
     }
 
     /// The configuration space of such a port on a device with `workers` workers.
     pub fn config_space(&self, workers: usize) -> Config {
         let limits = &self.limits;
+        let nic = self.direct.as_ref().map(|direct| direct.seat.limits());
+        let most = |own: u32, host: fn(&NicLimits) -> u32| {
+            nic.as_ref().map_or(own, |nic| own.min(host(nic)))
+        };
+        // The greatest power of two that the host's device has room for.
+        let depth = |own: u32| most(own, |nic| 1 << nic.max_depth.max(1).ilog2());
         Config {
             magic: MAGIC.into(),
             version: ABI_VERSION.into(),
@@ -175,16 +197,17 @@ impl PortConfig {
             max_mr: limits.max_mr.into(),
             max_pd: limits.max_pd.into(),
             max_ctx: limits.max_ctx.into(),
-            max_sq_depth: limits.max_sq_depth.into(),
-            max_rq_depth: limits.max_rq_depth.into(),
+            max_sq_depth: depth(limits.max_sq_depth).into(),
+            max_rq_depth: depth(limits.max_rq_depth).into(),
             max_cq_depth: limits.max_cq_depth.into(),
-            max_sge: MAX_SGE.into(),
-            max_inline: MAX_INLINE.into(),
-            max_rd_atomic: limits.max_rd_atomic.into(),
+            max_sge: most(MAX_SGE, |nic| nic.max_sge).into(),
+            max_inline: most(MAX_INLINE, |nic| nic.max_inline).into(),
+            max_rd_atomic: most(limits.max_rd_atomic, |nic| nic.max_rd_atomic).into(),
             max_msg_size: MAX_MESSAGE.into(),
             max_gid: limits.max_gid.into(),
-            num_workers: U32::new(workers as u32),
-            active_mtu: 5,
+            // One more for the threads that look at the guest's tables for the host's device.
+            num_workers: U32::new(workers as u32 + u32::from(nic.is_some())),
+            active_mtu: nic.map_or(5, |nic| nic.mtu),
             mac: self.mac,
             max_mr_size: limits.max_mr_size.into(),
             ..Config::default()
@@ -245,11 +268,24 @@ impl Port {
         self.session.lock().clone().ok_or(Status::BadState)
     }
 
+    /// What a driver has started, if one has.
+    pub(crate) fn current_session(&self) -> Option<Arc<Session>> {
+        self.session().ok()
+    }
+
+    /// Tells a driver that has just started what it has to know.
+    pub fn greet(&self) {
+        if let Some(session) = self.current_session() {
+            self.device.reach().greet(&session);
+        }
+    }
+
     /// Starts the device for a driver; ends what an earlier one left.
     ///
     /// # Errors
     ///
-    /// `Unsupported` for another major version or features that were not offered, `BadAddress`.
+    /// `Unsupported` for another major version or features that were not offered, `BadAddress`; `Limit` if the port goes
+    /// direct and the operating system does not let it.
     pub fn init(&self, version: u32, features: Features, epoch_page: Gpa) -> Result<(), Status> {
         if version >> 16 != ABI_VERSION >> 16 || !self.config.offered().contains(features) {
             return Err(Status::Unsupported);
@@ -264,6 +300,11 @@ impl Port {
             self.ram.clone(),
             page,
         );
+        // What the driver counts on now would never be done.
+        if session.direct.is_none() && self.config.direct_for(features).is_some() {
+            session.end();
+            return Err(Status::Limit);
+        }
         *self.session.lock() = Some(session);
         tracing::info!(port = self.name(), "driver started the device");
         Ok(())
@@ -301,6 +342,12 @@ impl Port {
 
     /// The driver notified the kick queue.
     pub fn kick(&self) {
+        // A statement of its own: this must not be who ends a session with its lock held.
+        let session = self.session.lock().clone();
+        let direct = session.as_ref().and_then(|session| session.direct.as_ref());
+        if let Some(shadows) = direct.and_then(Direct::shadows) {
+            shadows.ring();
+        }
         self.device.kick();
     }
 
@@ -358,6 +405,14 @@ impl Port {
     /// What the driver holds.
     pub fn counters(&self) -> Counters {
         self.session().map(|session| session.counters()).unwrap_or_default()
+    }
+
+    /// Queue pairs that reach their peers by a device of the host; `None` if they cannot.
+    pub fn direct_qps(&self) -> Option<u32> {
+        let session = self.session().ok()?;
+        session.direct.as_ref()?;
+        let qps = session.qps.lock();
+        Some(qps.values().filter(|qp| qp.is_direct()).count() as u32)
     }
 
     /// What became of page requests. All zero without a driver.

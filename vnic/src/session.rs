@@ -2,6 +2,7 @@
 //! A session: everything between a driver's `INIT` and its `SHUTDOWN`, reset or disappearance.
 
 use crate::device::Device;
+use crate::fabric::direct::Direct;
 use crate::object::cq::Cq;
 use crate::object::ctx::Ctx;
 use crate::object::gid::Gid;
@@ -108,6 +109,8 @@ pub struct Session {
     pub late_pages: AtomicU64,
     /// Statistics.
     pub work: Work,
+    /// The device of the host that its queue pairs go direct by, if they do.
+    pub direct: Option<Direct>,
 }
 
 impl fmt::Debug for Session {
@@ -130,8 +133,13 @@ impl Session {
         // Relaxed: see `NEXT_UID`.
         let uid = NEXT_UID.fetch_add(1, Ordering::Relaxed);
         device.session_began(uid);
-        let work = Work::new(device.config().workers);
-        Arc::new(Self {
+        let workers = device.config().workers;
+        let work = Work::new(workers);
+        Arc::new_cyclic(|own| Self {
+            direct: config.direct_for(features).and_then(|direct| {
+                let pins = features.contains(Features::PIN);
+                Direct::new(direct, own.clone(), epoch_page.clone(), workers, pins)
+            }),
             uid,
             device,
             up,
@@ -155,6 +163,12 @@ impl Session {
         })
     }
 
+    /// By which peer daemons name the port of this session.
+    pub fn port_number(&self) -> u32 {
+        // Sessions are counted; the lower half is unique for as long as anybody remembers.
+        self.uid as u32
+    }
+
     /// Destroys everything. After the return no worker touches this guest's memory.
     pub fn end(&self) {
         self.release_gids();
@@ -166,6 +180,9 @@ impl Session {
         let spaces: Vec<_> = self.spaces.lock().iter().map(|space| space.table.pasid()).collect();
         for pasid in spaces {
             let _ = self.pasid_unbind(pasid);
+        }
+        if let Some(direct) = &self.direct {
+            direct.end();
         }
         self.device.session_ended(self.uid);
         self.device.grace().synchronize();

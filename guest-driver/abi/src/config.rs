@@ -52,11 +52,21 @@ flags! {
         UC = 1 << 2;
         /// Shared receive queues.
         SRQ = 1 << 3;
-        /// The device may ask the driver to pin a region for as long as it is registered.
+        /// The driver keeps the pages of every region present and where they are for as long as it is
+        /// registered, from before `MrCreate` to after the answer to `MrDestroy`. Offered where a device of the
+        /// host needs it. Not accepted, queue pairs reach no peer by such a device.
         PIN = 1 << 4;
         /// Regions over the whole address space, see [`MrCreate`](crate::ctrl::MrCreate). A port offers
         /// this only if its owner allowed it.
         IMPLICIT_MR = 1 << 5;
+        /// The device has translations that a fence does not revoke. After an invalidation of an address space that
+        /// has regions, the driver kicks the device, and waits until
+        /// [`acknowledged`](crate::epoch::InvalidationPage::acknowledged) has come as far. Offered in place of
+        /// `PIN` where the host's device can do without pages that stay.
+        ACKNOWLEDGE = 1 << 6;
+        /// The device tells when the port loses what is on other hosts, and when it is back:
+        /// [`PortDown`](crate::event::EventKind::PORT_DOWN) and its counterpart.
+        PORT_EVENTS = 1 << 7;
     }
 }
 

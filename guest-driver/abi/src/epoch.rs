@@ -3,7 +3,7 @@
 //!
 //! The *epoch page* belongs to a port. Worker `i` writes slot `i`: odd while it uses translations of
 //! this port's memory, even otherwise. The *invalidation page* belongs to an address space and is
-//! written by the driver alone; no user process may map either.
+//! written by the driver, but for one word; no user process may map either.
 //!
 //! Driver, on an invalidation: write ring entry `(g - 1) % 32` for the next generation `g`, publish
 //! `g` with release, full fence, then for every worker slot that is odd wait until it changes.
@@ -56,8 +56,11 @@ wire! {
     pub struct InvalidationPage = "vnic_invalidation_page" {
         /// Number of invalidations so far.
         pub generation: U64,
+        /// Written by the device, if [`Features::ACKNOWLEDGE`](crate::config::Features::ACKNOWLEDGE) was accepted: the
+        /// last generation after which nothing holds what was invalidated.
+        pub acknowledged: U64,
         /// Zero.
-        pub reserved0: [U32; 14],
+        pub reserved0: [U32; 12],
         /// The latest ranges; generation `g` (from 1) is at `(g - 1) % 32`.
         pub ring: [InvalidationRange; 32],
     }

@@ -22,7 +22,23 @@ codes! {
         LastWqeReached / LAST_WQE_REACHED = 7,
         /// A context broke a rule and was stopped; `object` is its handle.
         ContextFatal / CONTEXT_FATAL = 8,
+        /// What carries the port to other hosts is gone; `object` is the number of the port, `cookie` 0 or
+        /// `PORT_STILL_REACHES`. Only with the feature `PORT_EVENTS`. A driver takes a port to be up until it is told.
+        PortDown / PORT_DOWN = 9,
+        /// It is back; otherwise as `PORT_DOWN`.
+        PortUp / PORT_UP = 10,
     }
+}
+
+/// In the cookie of a [`PortDown`](EventKind::PortDown): there are ports on the same host that the port reaches all
+/// the same. It has lost a part of its network then, and is not down.
+pub const PORT_STILL_REACHES: u64 = 1;
+
+consts! {
+    /// Numbers of this module for the C header.
+    pub const CONSTS = [
+        PORT_STILL_REACHES: "VNIC_PORT_STILL_REACHES" = PORT_STILL_REACHES,
+    ];
 }
 
 wire! {

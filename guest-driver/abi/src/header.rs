@@ -15,6 +15,7 @@ pub const ALL_CONSTS: &[&[ConstInfo]] = &[
     cqe::CONSTS,
     doorbell::CONSTS,
     epoch::CONSTS,
+    event::CONSTS,
     uverbs::CONSTS,
 ];
 

@@ -7,7 +7,10 @@ use std::sync::atomic::Ordering;
 #[cfg(not(loom))]
 use std::sync::{Mutex, PoisonError};
 
-use super::{EPOCH_SLOT_WORDS, EPOCH_SLOTS, GENERATION_WORD, GuestPage, SharedWords, ring_word};
+use super::{
+    ACKNOWLEDGED_WORD, EPOCH_SLOT_WORDS, EPOCH_SLOTS, GENERATION_WORD, GuestPage, SharedWords,
+    ring_word,
+};
 
 /// Takes translations of one address space back from the device.
 #[derive(Debug)]
@@ -53,6 +56,30 @@ impl<I: SharedWords, E: SharedWords> Invalidator<I, E> {
         // SeqCst: G3, pairs with the device's fence D2.
         self.epochs.fence(Ordering::SeqCst);
         (0..EPOCH_SLOTS).try_for_each(|worker| self.wait_for(worker, &mut keep_waiting))
+    }
+
+    /// After [`invalidate`](Self::invalidate), and after the device was kicked: waits until what was announced until now has
+    /// left the device's windows. `keep_waiting` is asked before each look.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`], of no worker, once `keep_waiting` says no.
+    pub fn wait_for_windows(&self, mut keep_waiting: impl FnMut() -> bool) -> Result<(), TimedOut> {
+        // Relaxed: what this thread announced, or something later.
+        let generation = self.invalidation.load(GENERATION_WORD, Ordering::Relaxed);
+        // Acquire: pairs with the device's Release after the pages were taken out. Behind, by the distance of numbers that
+        // may wrap.
+        let behind = || {
+            let done = self.invalidation.load(ACKNOWLEDGED_WORD, Ordering::Acquire);
+            generation.wrapping_sub(done) as i64 > 0
+        };
+        while behind() {
+            if !keep_waiting() {
+                return Err(TimedOut { worker: EPOCH_SLOTS });
+            }
+            self.invalidation.spin();
+        }
+        Ok(())
     }
 
     fn announce(&self, start: u64, end: u64) {

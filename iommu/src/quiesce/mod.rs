@@ -55,6 +55,8 @@ pub const EPOCH_SLOTS: usize = 64;
 pub const EPOCH_SLOT_WORDS: usize = 8;
 /// Word of the invalidation page that holds the generation.
 pub const GENERATION_WORD: usize = 0;
+/// Word of the invalidation page that the device writes: the last generation that has left its windows.
+pub const ACKNOWLEDGED_WORD: usize = 1;
 /// Word of the invalidation page at which the ring begins.
 pub const RING_WORD: usize = 8;
 /// Entries in the ring.

@@ -35,6 +35,12 @@ impl InvalidationReader {
         Self { seen: page.load(GENERATION_WORD, Ordering::Acquire) }
     }
 
+    /// The last generation that was reported.
+    #[inline]
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// Whether nothing was invalidated since the last call of [`sync`](Self::sync). Must be called inside a
     /// burst. If so, there is no need to call it in this one.
     #[inline]

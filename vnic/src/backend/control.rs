@@ -29,9 +29,13 @@ where
         return Some(Reply::status_only(Status::Malformed));
     }
     let ends = Ends::of(&command);
+    let starts = matches!(command, Command::Init { .. });
     let reply = ctrl::dispatch(port, command);
     if reply.status() == Status::Ok {
         ends.forget(upcalls);
+        if starts {
+            port.greet();
+        }
     }
     Some(reply)
 }

@@ -86,6 +86,7 @@ impl PortServer {
         let resources = |cause| ServerError::Resources { port: name.clone(), cause };
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| resources(error.into()))?;
+        device.reach().serve(&spec.config.network);
         let shared = Arc::new(Shared {
             device,
             config: spec.config,
@@ -103,6 +104,11 @@ impl PortServer {
             })
             .map_err(resources)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The device that it is a port of.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.shared.device
     }
 
     /// The port's configuration.

@@ -37,12 +37,12 @@ impl Upcalls {
     /// An event that is in the backlog is not added twice: the driver looks at the object when it
     /// gets the event, so one tells what two would. The backlog therefore holds no more than each
     /// object's kinds of events: two for a completion queue, five for a queue pair, one for a
-    /// context. Nothing can be lost, and neither a driver that posts no buffers nor one that re-arms
+    /// context, one for the port. Nothing can be lost, and neither a driver that posts no buffers nor one that re-arms
     /// without looking grows it. Page requests are bounded by their
     /// budget; those of address spaces that went away may still be here.
     pub fn new(port: &str, limits: &Limits) -> Self {
         let events =
-            2 * limits.max_cq as usize + 5 * limits.max_qp as usize + limits.max_ctx as usize;
+            2 * limits.max_cq as usize + 5 * limits.max_qp as usize + limits.max_ctx as usize + 1;
         let requests = limits.max_page_requests as usize + 2 * limits.max_qp as usize;
         Self {
             events: Channel::new(port, "event", events, |event: &Event| {
@@ -90,12 +90,20 @@ impl Upcalls {
 
 impl PortEvents for Upcalls {
     fn event(&self, event: Event) {
+        // The driver has to end with what is so now: what it has not heard yet is not so any more.
+        if is_about_the_port(EventKind(event.kind.get())) {
+            self.forget(event.object.get(), is_about_the_port);
+        }
         self.events.send(event);
     }
 
     fn page_request(&self, request: PageRequest) {
         self.page_requests.send(request);
     }
+}
+
+fn is_about_the_port(kind: EventKind) -> bool {
+    matches!(kind, EventKind::PortDown | EventKind::PortUp)
 }
 
 /// One queue on which the device talks.

@@ -155,7 +155,22 @@ fn what_waits_already_is_not_added_again() {
     assert_eq!(upcalls.waiting(), (1, 0));
 }
 
-/// Everything that two completion queues, one queue pair and one context can have to say fits.
+#[test]
+fn of_the_port_a_driver_hears_what_is_so_now() {
+    let mut driver = Driver::new();
+    let upcalls = upcalls();
+    for kind in [EventKind::PortDown, EventKind::PortUp, EventKind::PortDown] {
+        upcalls.event(of_kind(kind, 1));
+    }
+    assert_eq!(upcalls.waiting(), (1, 0));
+    driver.post(16);
+    upcalls.event_ring(&driver.ring);
+    assert_eq!(driver.events(), [Some(of_kind(EventKind::PortDown, 1))]);
+    upcalls.event(of_kind(EventKind::PortUp, 1));
+    assert_eq!(upcalls.waiting(), (1, 0));
+}
+
+/// Everything that two completion queues, one queue pair, one context and the port can have to say fits.
 #[test]
 fn every_object_within_the_limits_has_room() {
     let upcalls = upcalls();
@@ -170,9 +185,10 @@ fn every_object_within_the_limits_has_room() {
         EventKind::CommEstablished,
         EventKind::LastWqeReached,
     ];
-    let all = [kinds(&cq, 1), kinds(&cq, 2), kinds(&qp, 1), kinds(&[EventKind::ContextFatal], 1)]
-        .concat();
-    assert_eq!(all.len(), EventKind::INFO.values.len() + cq.len());
+    let single = [EventKind::ContextFatal, EventKind::PortDown];
+    let all = [kinds(&cq, 1), kinds(&cq, 2), kinds(&qp, 1), kinds(&single, 1)].concat();
+    // Of the port, the last word is the only one that waits.
+    assert_eq!(all.len(), EventKind::INFO.values.len() + cq.len() - 1);
     for &event in &all {
         upcalls.event(event);
     }

@@ -8,7 +8,9 @@ use crate::engine::slots::Slots;
 use crate::engine::timer::Timers;
 use crate::engine::watch::Watch;
 use crate::fabric::ahead::Ahead;
+use crate::fabric::direct::nic::Nic;
 use crate::fabric::local::Scratch;
+use crate::fabric::relay::lanes::Lanes;
 use crate::object::cq::Cq;
 use crate::object::qp::Qp;
 use crate::ring::cq::{CqeWords, Overrun};
@@ -49,7 +51,7 @@ impl Later {
     }
 
     /// Does it all. Call outside bursts.
-    #[inline]
+    #[inline(always)]
     pub fn flush(&mut self, device: &Device) {
         for (cq, solicited) in self.notify.drain(..) {
             cq.notify(solicited);
@@ -158,6 +160,14 @@ pub struct Core {
     pub scratch: Scratch,
     /// How messages are copied.
     pub reaches: Reaches,
+    /// Lanes to other daemons.
+    pub lanes: Lanes,
+    /// Queue pairs that go direct.
+    pub direct: Vec<Arc<Qp>>,
+    /// Devices of the host that this worker listens to: any by which one of those has gone.
+    pub nics: Vec<Arc<dyn Nic>>,
+    /// Queue pairs whose responders have something to look at that concerns another daemon.
+    pub indebted: Vec<Arc<Qp>>,
 }
 
 impl Core {
@@ -177,6 +187,15 @@ impl Core {
             watch: Watch::default(),
             scratch: Scratch::default(),
             reaches: Reaches::new(past_caches),
+            lanes: Lanes::default(),
+            direct: Vec::new(),
+            nics: Vec::new(),
+            indebted: Vec::new(),
         }
+    }
+
+    /// Has the worker look soon at what the responder of `qp` owes another daemon.
+    pub fn owe(&mut self, qp: &Arc<Qp>) {
+        self.indebted.push(qp.clone());
     }
 }

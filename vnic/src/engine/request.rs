@@ -113,6 +113,8 @@ pub struct SendRequest {
     pub signaled: bool,
     /// The receiver's completion is a solicited one.
     pub solicited: bool,
+    /// It begins when the READs and atomics before it are done.
+    pub fenced: bool,
     /// Where the bytes are.
     pub local: Local,
     /// Length of the message in bytes.
@@ -178,6 +180,7 @@ impl SendRequest {
             imm,
             signaled: flags.contains(WqeFlags::SIGNALED),
             solicited: flags.contains(WqeFlags::SOLICITED),
+            fenced: flags.contains(WqeFlags::FENCE),
             local,
             total,
         })

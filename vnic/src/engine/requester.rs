@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The sending half of a queue pair: one request after the other, in order.
 
+mod answers;
+mod direct;
 mod glance;
 mod peer;
 mod turn;
 mod usual;
+mod wire;
 
+pub use answers::answered;
+use peer::Way;
 pub use turn::run;
 use usual::Done;
+use wire::Wire;
 
 use crate::engine::core::Core;
 use crate::engine::request::{Op, SendRequest};
 use crate::engine::responder::{Nak, Responder, enter_error, fail};
 use crate::engine::stream::Stream;
 use crate::engine::wait::{Reason, Refusal, Side, Wait};
+use crate::fabric::direct::done::has_flushed;
 use crate::fabric::local::{Advance, Missing, Transfer};
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
@@ -76,6 +83,35 @@ pub struct Requester {
     peer_connection: u32,
     /// The peer was looked up with the attributes of now.
     peer_known: bool,
+    /// What is under way to a peer at another daemon.
+    wire: Option<Box<Wire>>,
+}
+
+/// What came of looking for the next element.
+enum Fetched {
+    /// There is none.
+    Nothing,
+    /// A request.
+    Request(SendRequest),
+    /// An element that makes no request.
+    Bad(Failed),
+}
+
+/// A request that fails, with what its completion says.
+#[derive(Debug, Clone, Copy)]
+pub struct Failed {
+    /// From the driver.
+    pub wr_id: u64,
+    /// What it was.
+    pub opcode: WcOpcode,
+    /// Why it failed.
+    pub status: WcStatus,
+}
+
+impl Failed {
+    fn of(request: &SendRequest, status: WcStatus) -> Self {
+        Self { wr_id: request.wr_id, opcode: request.wc_opcode(), status }
+    }
 }
 
 /// What a step did.
@@ -114,6 +150,7 @@ impl Requester {
             peer: Weak::new(),
             peer_connection: 0,
             peer_known: false,
+            wire: None,
         }
     }
 
@@ -121,6 +158,7 @@ impl Requester {
     pub fn reset(&mut self, qpn: u32) {
         self.ring.reset();
         self.current = None;
+        self.wire = None;
         self.stop_waiting(qpn);
         self.streams = None;
         self.keys.clear();
@@ -152,35 +190,29 @@ impl Requester {
         self.peer_known = false;
     }
 
-    /// Takes the next element and parses it. `false` if there is none.
+    /// Takes the next element and parses it.
     #[inline]
-    fn fetch(&mut self, qp: &Arc<Qp>, core: &mut Core) -> bool {
+    fn fetch(&mut self, qp: &Qp) -> Fetched {
         if !self.ring.take(&qp.memory, &mut self.element) {
-            return false;
+            return Fetched::Nothing;
         }
+        let bad = |wr_id, opcode, status| Fetched::Bad(Failed { wr_id, opcode, status });
         match SendRequest::parse(&self.element) {
             // What was not negotiated does not exist.
             Ok(SendRequest { op: Op::Atomic(..), wr_id, .. })
                 if !qp.session.features.contains(Features::ATOMIC) =>
             {
-                self.complete(qp, wr_id, WcOpcode::Send, WcStatus::LocQpOpErr, 0, core);
+                bad(wr_id, WcOpcode::Send, WcStatus::LocQpOpErr)
             }
-            Ok(request) if request.total <= u64::from(MAX_MESSAGE) => {
-                self.current = Some(Current { request, done: 0 });
-            }
-            Ok(request) => {
-                self.complete(qp, request.wr_id, request.wc_opcode(), WcStatus::LocLenErr, 0, core);
-            }
-            Err(bad) => {
-                self.complete(qp, bad.wr_id, WcOpcode::Send, WcStatus::LocQpOpErr, 0, core);
-            }
+            Ok(request) if request.total <= u64::from(MAX_MESSAGE) => Fetched::Request(request),
+            Ok(request) => bad(request.wr_id, request.wc_opcode(), WcStatus::LocLenErr),
+            Err(element) => bad(element.wr_id, WcOpcode::Send, WcStatus::LocQpOpErr),
         }
-        true
     }
 
     /// Publishes completions that were added.
     #[inline]
-    fn publish(qp: &Arc<Qp>, core: &mut Core) {
+    pub(crate) fn publish(qp: &Arc<Qp>, core: &mut Core) {
         if core.completions.publish(&qp.send_cq).is_err() {
             fail(qp, EventKind::QpFatal, &mut core.later);
         }
@@ -201,7 +233,7 @@ impl Requester {
 
     /// A request came to its end.
     #[inline]
-    fn progress(&mut self) {
+    pub(crate) fn progress(&mut self) {
         self.rnr_used = 0;
         self.timeouts = 0;
         self.page_progress();
@@ -222,6 +254,11 @@ impl Requester {
     #[cold]
     fn flush(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
         self.stop_waiting(qp.qpn);
+        self.flush_the_wire(qp, core);
+        // What the host has comes first, and is told when it is done.
+        if !has_flushed(core, qp) {
+            return Step::default();
+        }
         self.finish(qp, WcStatus::WrFlushErr, core);
         let mut flushed = 0;
         while flushed < self.ring.depth() && self.ring.take(&qp.memory, &mut self.element) {
@@ -267,7 +304,20 @@ impl Requester {
     /// Takes the next request in hand. `false` if there is none, or none that could be.
     #[inline]
     fn next(&mut self, qp: &Arc<Qp>, core: &mut Core) -> bool {
-        qp.state() == QpState::Rts && self.fetch(qp, core) && self.current.is_some()
+        if qp.state() != QpState::Rts {
+            return false;
+        }
+        match self.fetch(qp) {
+            Fetched::Nothing => false,
+            Fetched::Request(request) => {
+                self.current = Some(Current { request, done: 0 });
+                true
+            }
+            Fetched::Bad(Failed { wr_id, opcode, status }) => {
+                self.complete(qp, wr_id, opcode, status, 0, core);
+                false
+            }
+        }
     }
 
     /// Works until the budget, the ring or something to wait for ends it.
@@ -275,7 +325,8 @@ impl Requester {
         let (pause, Done { requests, bytes, .. }) = self.work_in_burst(qp, core, refused);
         // Of requests that failed without a burst.
         Self::publish(qp, core);
-        if requests != 0 || bytes != 0 {
+        // What goes over a wire counts when it was answered.
+        if self.wire.is_none() && (requests != 0 || bytes != 0) {
             qp.session.work.add(core.worker, u64::from(requests), bytes);
         }
         let cost = bytes + (u64::from(requests) + 1) * REQUEST_COST;
@@ -291,13 +342,22 @@ impl Requester {
         mut refused: Option<Refusal>,
     ) -> (Pause, Done) {
         let mut done = Done::of(core.chunk);
+        if qp.is_direct() {
+            return (self.send_direct(qp, core, &mut done), done);
+        }
         if self.current.is_none()
+            && self.wire.is_none()
             && !(qp.state() == QpState::Rts && self.ring.is_posted(&qp.memory))
         {
             return (Pause::Idle, done);
         }
-        let Some(peer) = self.peer(qp) else {
-            return (self.without_peer(qp, core), done);
+        let peer = match self.way(qp, core) {
+            Way::Local(peer) => peer,
+            Way::Wire => {
+                let pause = self.send_over_the_wire(qp, core, refused, &mut done);
+                return (pause, done);
+            }
+            Way::Nobody => return (self.without_peer(qp, core), done),
         };
         let slots = (core.slots.of(&qp.session), core.slots.of(&peer.session));
         let (Some(own_slot), Some(peer_slot)) = slots else {
@@ -457,7 +517,7 @@ impl Requester {
 /// Adds a completion to those that [`Requester::publish`] publishes. One that is not a success puts the
 /// queue pair into error. `count` is that of elements taken.
 #[inline]
-fn complete(
+pub(crate) fn complete(
     qp: &Arc<Qp>,
     core: &mut Core,
     count: u32,

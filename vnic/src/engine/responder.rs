@@ -5,6 +5,7 @@
 
 use crate::engine::core::Later;
 use crate::engine::request::Remote;
+use crate::fabric::relay::arrivals::Arrivals;
 use crate::object::mr::KeyCache;
 use crate::object::qp::Qp;
 use crate::object::qp::attr::rnr_delay;
@@ -60,6 +61,15 @@ pub struct Receiving {
     num_sge: u8,
 }
 
+/// Who sends what arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// A queue pair of this device, by number.
+    Local(u32),
+    /// A queue pair of another daemon, to which [`Arrivals`] know the way.
+    Wire,
+}
+
 /// A contiguous range of the responder's process.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -82,8 +92,10 @@ pub struct Responder {
     pub keys: KeyCache,
     access: AccessFlags,
     rnr_delay: Duration,
-    /// Number of the requester that waits for a receive element.
-    waiter: Option<u32>,
+    /// The requester that waits for a receive element.
+    waiter: Option<Sender>,
+    /// How what arrives from another daemon stands.
+    pub arrivals: Option<Box<Arrivals>>,
     /// What the driver was told last about its doorbell, so that a message in the usual case leaves
     /// the driver's cache line alone.
     wants: bool,
@@ -101,6 +113,7 @@ impl Responder {
             access: AccessFlags::empty(),
             rnr_delay: Duration::ZERO,
             waiter: None,
+            arrivals: None,
             wants: false,
             established: false,
         }
@@ -120,6 +133,7 @@ impl Responder {
         self.receiving = None;
         self.keys.clear();
         self.waiter = None;
+        self.arrivals = None;
     }
 
     /// Takes over attributes.
@@ -137,8 +151,34 @@ impl Responder {
         word.store(u32::from(want).to_le(), Ordering::Relaxed);
     }
 
+    /// Has the driver ring for each new element, from now on.
+    pub fn ask_for_doorbells(&mut self, memory: &RingMemory) {
+        self.want_doorbell(memory, true);
+    }
+
+    /// Gives the element back that was taken last, and that nothing has come of.
+    pub fn give_back(&mut self) {
+        self.ring.go_back(1);
+    }
+
+    /// Elements of its queue.
+    pub fn depth(&self) -> u32 {
+        self.ring.depth()
+    }
+
+    /// Elements taken since the last reset, modulo 2^32.
+    pub fn consumed(&self) -> u32 {
+        self.ring.consumed()
+    }
+
+    /// Where a message goes that takes the element taken last, which has so many entries.
+    pub fn scatter_of(&mut self, num_sge: u8) -> (SgeList<'_>, &mut KeyCache) {
+        let list = RecvRequest::scatter(&self.element, num_sge);
+        (list.unwrap_or(SgeList::EMPTY), &mut self.keys)
+    }
+
     /// Takes the next receive element. If there is none, asks the driver for a doorbell.
-    fn take(&mut self, memory: &RingMemory) -> Option<RecvRequest> {
+    pub fn take(&mut self, memory: &RingMemory) -> Option<RecvRequest> {
         if self.ring.take(memory, &mut self.element) {
             return Some(RecvRequest::parse(&self.element));
         }
@@ -158,7 +198,7 @@ impl Responder {
     pub fn begin_receive(
         &mut self,
         qp: &Arc<Qp>,
-        sender: u32,
+        sender: Sender,
         later: &mut Later,
     ) -> Result<(), Nak> {
         if self.receiving.is_some() {
@@ -185,9 +225,7 @@ impl Responder {
     /// Where the message goes that arrives, and the keys to look that up with.
     #[inline]
     pub fn scatter(&mut self) -> (SgeList<'_>, &mut KeyCache) {
-        let num_sge = self.receiving.map_or(0, |receiving| receiving.num_sge);
-        let list = RecvRequest::scatter(&self.element, num_sge);
-        (list.unwrap_or(SgeList::EMPTY), &mut self.keys)
+        self.scatter_of(self.receiving.map_or(0, |receiving| receiving.num_sge))
     }
 
     /// Tells whether an RDMA access is allowed, and where it goes.
@@ -390,9 +428,8 @@ impl Responder {
         true
     }
 
-    /// After the driver rang: the number of the requester that may go on, if one waited and an
-    /// element is there.
-    pub fn take_waiter(&mut self, memory: &RingMemory) -> Option<u32> {
+    /// After the driver rang: the requester that may go on, if one waited and an element is there.
+    pub fn take_waiter(&mut self, memory: &RingMemory) -> Option<Sender> {
         if !self.ring.is_posted(memory) {
             return None;
         }

@@ -6,6 +6,10 @@ use std::time::Instant;
 use vnic_iommu::addr::Gva;
 use vnic_iommu::walk::Access;
 
+/// Page requests in a row for one request without a byte of progress, before its pages count as not
+/// to be had: a guest that says yes and does nothing would go on for ever.
+pub const MAX_PAGE_TRIES: u32 = 10_000;
+
 /// Which end of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Queue pairs that are watched.
 pub const WATCHED: usize = 8;
 /// Bursts beyond the first in a turn that nobody waits for. Others may ring whom nobody watches.
-const MOST_BURSTS: u32 = 1;
+const MOST_BURSTS: u32 = 3;
 
 /// Those who have nothing to do now, as far as they are known, and whether there are others who have.
 #[derive(Debug, Default)]

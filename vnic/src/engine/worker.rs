@@ -12,8 +12,14 @@ use crate::engine::doorbells::Doorbells;
 use crate::engine::recent::Recent;
 use crate::engine::requester;
 use crate::engine::schedule::Schedule;
+use crate::engine::timer::Half;
+use crate::fabric::direct::done;
+use crate::fabric::relay::lanes::{self as relay, Open};
 use crate::object::qp::Qp;
+use crate::wire::bell::Bell;
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
@@ -35,6 +41,14 @@ pub struct Handle {
     stop: AtomicBool,
     /// Queue pairs to look at.
     inbox: Mutex<Vec<Arc<Qp>>>,
+    /// Queue pairs whose responders owe something to another daemon.
+    debts: Mutex<Vec<Arc<Qp>>>,
+    /// Lanes to other daemons that are this worker's from now on.
+    lanes: Mutex<Vec<Open>>,
+    /// Queue pairs that go direct from now on.
+    direct: Mutex<Vec<Arc<Qp>>>,
+    /// What it listens to in its sleep, once it has had a lane or a queue pair that goes direct.
+    bell: OnceLock<Bell>,
     has_mail: AtomicBool,
     /// How often the contexts changed, or the lines of their doorbells that are this worker's.
     version: AtomicU64,
@@ -45,6 +59,9 @@ impl Handle {
     pub fn wake(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
+        }
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
         }
     }
 
@@ -59,6 +76,30 @@ impl Handle {
     pub fn push(&self, qp: Arc<Qp>) {
         self.inbox.lock().push(qp);
         // SeqCst: `unpark` follows; the worker that parks after it returns at once.
+        self.has_mail.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Lets the worker look at what the responder of `qp` owes another daemon.
+    pub fn owe(&self, qp: Arc<Qp>) {
+        self.debts.lock().push(qp);
+        self.notify();
+    }
+
+    /// Gives the worker a lane.
+    pub fn adopt(&self, lane: Open) {
+        self.lanes.lock().push(lane);
+        self.notify();
+    }
+
+    /// Lets the worker look at what the host's queue pair of `qp` has done, for as long as that goes direct.
+    pub fn watch_direct(&self, qp: Arc<Qp>) {
+        self.direct.lock().push(qp);
+        self.notify();
+    }
+
+    fn notify(&self) {
+        // SeqCst: as in `push`.
         self.has_mail.store(true, Ordering::SeqCst);
         self.wake();
     }
@@ -243,9 +284,28 @@ impl Worker {
             for qp in mail {
                 schedule.push(&qp);
             }
+            let lanes = std::mem::take(&mut *handle.lanes.lock());
+            lanes.into_iter().for_each(|lane| adopt(core, handle, lane));
+            let direct = std::mem::take(&mut *handle.direct.lock());
+            direct.into_iter().for_each(|qp| adopt_direct(core, handle, qp));
+            let debts = std::mem::take(&mut *handle.debts.lock());
+            core.indebted.extend(debts);
         }
         if !core.timers.is_empty() {
-            core.timers.expire(Instant::now(), |qp| schedule.push(&qp));
+            let indebted = &mut core.indebted;
+            core.timers.expire(Instant::now(), |qp, half| match half {
+                Half::Send => schedule.push(&qp),
+                Half::Receive => indebted.push(qp),
+            });
+        }
+        if !core.lanes.is_empty() {
+            busy |= relay::poll(core, |qp| schedule.push(qp));
+        } else if !core.indebted.is_empty() {
+            // Without a lane nothing is owed: whoever it was owed to comes again by another one.
+            core.indebted.clear();
+        }
+        if !core.direct.is_empty() {
+            busy |= done::poll(core, |qp| schedule.push(qp));
         }
         let mut cost = 0;
         for _ in 0..TURNS {
@@ -287,28 +347,88 @@ impl Worker {
         self.core.slots.retain(|uid| live.contains(&uid));
     }
 
-    /// Sleeps until a kick, mail, a change of contexts or a timer.
+    /// Sleeps until a kick, mail, a change of contexts, a message by a lane, or a timer.
     fn sleep(&mut self, handle: &Handle) {
+        let has_lanes = !(self.core.lanes.is_empty() && self.core.direct.is_empty());
+        let bell = handle.bell.get().filter(|_| has_lanes);
+        if let Some(bell) = bell {
+            bell.listen();
+        }
         self.doorbells.set_need_kick(self.index, true);
         // SeqCst: pairs with the driver's SeqCst OR of its doorbell bit, see the module's text.
         fence(Ordering::SeqCst);
         let work = self.doorbells.any()
             || handle.has_mail.load(Ordering::SeqCst)
             || handle.version.load(Ordering::SeqCst) != self.version
-            || handle.stop.load(Ordering::SeqCst);
+            || handle.stop.load(Ordering::SeqCst)
+            || self.core.lanes.arm()
+            || done::arm(&self.core);
         if !work {
             let device = self.core.device.clone();
             self.recent.clear();
             self.core.watch.clear();
             device.grace().sleep(self.index);
-            match self.core.timers.next(Instant::now()) {
-                Some(delay) => std::thread::park_timeout(delay),
-                None => std::thread::park(),
+            let time = self.core.timers.next(Instant::now());
+            match (bell, time) {
+                (Some(bell), time) => bell.sleep(time),
+                (None, Some(time)) => std::thread::park_timeout(time),
+                (None, None) => std::thread::park(),
             }
             device.grace().wake(self.index);
+            self.core.lanes.acknowledge();
+            done::acknowledge(&self.core);
+            forget_lost(&mut self.core, handle);
             // Pages of contexts that were removed meanwhile are not ours to write.
             self.reload(handle);
         }
         self.doorbells.set_need_kick(self.index, false);
+        if let Some(bell) = bell {
+            bell.ignore();
+        }
+    }
+}
+
+/// Has the worker wake when `file` is readable.
+fn listen(handle: &Handle, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    if handle.bell.get().is_none() {
+        // Set once: only the worker itself does.
+        let _ = handle.bell.set(Bell::new()?);
+    }
+    handle.bell.get().map_or(Ok(()), |bell| bell.add(file))
+}
+
+/// Lets go of devices that are lost. Their files are readable for ever, and would keep the worker awake.
+fn forget_lost(core: &mut Core, handle: &Handle) {
+    let worker = core.worker;
+    core.nics.retain(|nic| {
+        let lost = nic.is_lost();
+        if lost && let Some(bell) = handle.bell.get() {
+            bell.remove(nic.event(worker));
+        }
+        !lost
+    });
+}
+
+/// Takes over a queue pair that goes direct.
+#[cold]
+fn adopt_direct(core: &mut Core, handle: &Handle, qp: Arc<Qp>) {
+    let Some(nic) = qp.direct.as_ref().map(|direct| direct.nic().clone()) else { return };
+    if !core.nics.iter().any(|known| Arc::ptr_eq(known, &nic)) {
+        if let Err(error) = listen(handle, nic.event(core.worker)) {
+            tracing::error!(%error, "a worker cannot listen to a device of the host, and may sleep through what that has done");
+        }
+        core.nics.push(nic);
+    }
+    if !core.direct.iter().any(|held| Arc::ptr_eq(held, &qp)) {
+        core.direct.push(qp);
+    }
+}
+
+/// Takes a lane over. Whom nothing would wake when something comes by it does not have it.
+#[cold]
+fn adopt(core: &mut Core, handle: &Handle, lane: Open) {
+    match listen(handle, lane.lane.event()) {
+        Ok(()) => core.lanes.adopt(lane),
+        Err(error) => lane.link.lose(&format!("a worker cannot listen to it: {error}")),
     }
 }

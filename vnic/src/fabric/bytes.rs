@@ -12,8 +12,10 @@ use vnic_iommu::addr::Gva;
 
 /// One end's bytes of a message.
 pub(super) enum Bytes<'a> {
-    /// In the device's copy of an element.
-    Held(&'a [u8]),
+    /// Held by the device, from this byte of the message on: a copy of an element, or what came over a wire.
+    Held { bytes: &'a [u8], first: u64 },
+    /// Room of the device's own, for what goes over a wire, from this byte of the message on.
+    Room { room: &'a mut [u8], first: u64 },
     /// In a list of ranges, each with a key.
     List { qp: &'a Qp, list: SgeList<'a>, keys: &'a mut KeyCache, right: AccessFlags },
     /// In one range.
@@ -23,6 +25,7 @@ pub(super) enum Bytes<'a> {
 /// A contiguous piece of one end.
 pub(super) enum Piece<'a> {
     Held(&'a [u8]),
+    Room { start: *mut u8, len: usize },
     Mapped { space: &'a Space, va: Gva, len: u64, limit: Gva },
 }
 
@@ -33,7 +36,15 @@ impl Bytes<'_> {
     /// The piece that begins `offset` bytes into the message; the message is longer than that.
     pub(super) fn piece(&mut self, offset: u64) -> Result<Piece<'_>, BadKey> {
         match self {
-            Self::Held(bytes) => Ok(Piece::Held(bytes.get(offset as usize..).ok_or(BadKey)?)),
+            Self::Held { bytes, first } => {
+                let into = offset.checked_sub(*first).ok_or(BadKey)?;
+                Ok(Piece::Held(bytes.get(into as usize..).ok_or(BadKey)?))
+            }
+            Self::Room { room, first } => {
+                let into = offset.checked_sub(*first).ok_or(BadKey)?;
+                let rest = room.get_mut(into as usize..).ok_or(BadKey)?;
+                Ok(Piece::Room { start: rest.as_mut_ptr(), len: rest.len() })
+            }
             Self::Range(target) => {
                 let va = Gva(target.start.0 + offset);
                 Ok(Piece::Mapped { space: target.space, va, len: u64::MAX, limit: target.end })
@@ -84,6 +95,7 @@ impl Piece<'_> {
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Held(bytes) => bytes.len() as u64,
+            Self::Room { len, .. } => *len as u64,
             Self::Mapped { len, .. } => *len,
         }
     }

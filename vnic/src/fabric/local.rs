@@ -4,7 +4,7 @@
 use crate::engine::copy::{End, Reach};
 use crate::engine::core::Later;
 use crate::engine::request::{LocalBytes, Op, Remote, SendRequest};
-use crate::engine::responder::{Nak, Responder, fail};
+use crate::engine::responder::{Nak, Responder, Sender, fail};
 use crate::engine::stream;
 use crate::engine::wait::Side;
 use crate::fabric::ahead::{Ahead, Needed};
@@ -117,27 +117,31 @@ impl<'a> Transfer<'a, '_> {
             return Advance::Failed(WcStatus::LocProtErr);
         }
         let local = match local {
-            LocalBytes::Inline(bytes) => Bytes::Held(bytes),
+            LocalBytes::Inline(bytes) => Bytes::Held { bytes, first: 0 },
             LocalBytes::List(list) => Bytes::List { qp, list, keys, right },
         };
         match request.op {
-            Op::Send => self.send(qp, request, local, peer, responder, done),
-            Op::Write(remote) => self.write(qp, request, local, remote, peer, responder, done),
+            Op::Send => self.send(Sender::Local(qp.qpn), request, local, peer, responder, done),
+            Op::Write(remote) => {
+                let sender = Sender::Local(qp.qpn);
+                self.write(sender, request, local, remote, peer, responder, done)
+            }
             Op::Read(remote) => self.read(request, local, remote, peer, responder, done),
             Op::Atomic(remote, op) => self.atomic(local, remote, op, peer, responder),
         }
     }
 
-    fn send(
+    #[allow(clippy::too_many_arguments)] // reason: one request, both ends
+    pub(super) fn send(
         &mut self,
-        qp: &Qp,
+        sender: Sender,
         request: &SendRequest,
         local: Bytes<'_>,
         peer: &Arc<Qp>,
         responder: &mut Responder,
         done: &mut u64,
     ) -> Advance {
-        if let Err(nak) = responder.begin_receive(peer, qp.qpn, self.later) {
+        if let Err(nak) = responder.begin_receive(peer, sender, self.later) {
             return Advance::Nak(nak);
         }
         let (list, keys) = responder.scatter();
@@ -172,9 +176,9 @@ impl<'a> Transfer<'a, '_> {
     }
 
     #[allow(clippy::too_many_arguments)] // reason: one request, both ends
-    fn write(
+    pub(super) fn write(
         &mut self,
-        qp: &Qp,
+        sender: Sender,
         request: &SendRequest,
         local: Bytes<'_>,
         remote: Remote,
@@ -198,7 +202,7 @@ impl<'a> Transfer<'a, '_> {
         if request.imm.is_none() {
             return Advance::Done;
         }
-        match responder.begin_receive(peer, qp.qpn, self.later) {
+        match responder.begin_receive(peer, sender, self.later) {
             Ok(_) => self.deliver(request, WcOpcode::RecvRdmaWithImm, peer, responder),
             Err(nak) => Advance::Nak(nak),
         }
@@ -228,7 +232,7 @@ impl<'a> Transfer<'a, '_> {
         }
     }
 
-    fn rdma_stop(&mut self, stop: Stop, peer: &Arc<Qp>) -> Advance {
+    pub(super) fn rdma_stop(&mut self, stop: Stop, peer: &Arc<Qp>) -> Advance {
         match stop {
             Stop::Page(missing) => Advance::Missing(missing),
             Stop::Key(Side::Local) => Advance::Failed(WcStatus::LocProtErr),
@@ -257,7 +261,7 @@ impl<'a> Transfer<'a, '_> {
     }
 
     /// Copies until the message, of which `done` bytes are done, ends (`true`) or the budget does.
-    fn copy(
+    pub(super) fn copy(
         &mut self,
         mut from: Bytes<'_>,
         mut to: Bytes<'_>,
@@ -410,6 +414,10 @@ impl<'a> Transfer<'a, '_> {
                 self.scratch.of(writes).set_bytes(bytes);
                 return Ok(());
             }
+            Piece::Room { start, len: room } => {
+                self.scratch.of(writes).set_room(start, room.min(len as usize));
+                return Ok(());
+            }
             Piece::Mapped { space, va, .. } => (space, va),
         };
         let spans = self.scratch.of(writes);
@@ -454,7 +462,7 @@ impl<'a> Transfer<'a, '_> {
 fn missing(piece: &Piece<'_>, va: Gva, access: Access, side: Side, fault: Fault) -> Missing {
     let limit = match *piece {
         Piece::Mapped { limit, .. } => limit,
-        Piece::Held(_) => va,
+        Piece::Held(_) | Piece::Room { .. } => va,
     };
     // One byte: the rest of the page is the next step's affair.
     Missing { side, va, len: 1, limit, access, recoverable: fault.is_recoverable() }

@@ -4,6 +4,8 @@
 pub mod ahead;
 mod atomic;
 mod bytes;
+pub mod direct;
 pub mod local;
 pub mod pages;
+pub mod relay;
 pub mod spans;

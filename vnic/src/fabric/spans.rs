@@ -70,6 +70,12 @@ impl Spans {
         self.add(Span { start: bytes.as_ptr().cast_mut(), len: bytes.len() });
     }
 
+    /// A single piece that is no guest's, to be written.
+    pub fn set_room(&mut self, start: *mut u8, len: usize) {
+        self.clear();
+        self.add(Span { start, len });
+    }
+
     #[inline]
     fn add(&mut self, span: Span) -> bool {
         if self.list.try_push(span).is_ok() {

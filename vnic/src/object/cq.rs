@@ -90,6 +90,13 @@ impl Cq {
         Ok(())
     }
 
+    /// Completions so far.
+    #[cfg(test)]
+    pub fn published(&self) -> u64 {
+        // Relaxed: the test's own thread publishes.
+        self.next.load(Ordering::Relaxed) as u64
+    }
+
     /// Says that completions will be published, of which this is the `nth`: its line can come meanwhile.
     #[inline]
     pub fn expect(&self, nth: usize) {

@@ -57,6 +57,43 @@ pub struct Ctx {
     next_share: AtomicU32,
 }
 
+/// A bit that was taken for a queue pair. Given back if it is dropped before there is one.
+#[derive(Debug)]
+pub struct Reserved<'c> {
+    ctx: &'c Ctx,
+    line: usize,
+    bit: usize,
+    /// The worker that looks at it.
+    pub worker: usize,
+    bound: bool,
+}
+
+impl Reserved<'_> {
+    /// Index of the bit.
+    pub fn index(&self) -> u32 {
+        (self.line * LINE_BITS + self.bit) as u32
+    }
+
+    /// Has the bit stand for `qp`. `true` if it is in a line that nobody used before.
+    pub fn bind(mut self, qp: &Arc<Qp>) -> bool {
+        self.bound = true;
+        let slots = &self.ctx.lines[self.line].slots;
+        let first = slots.get().is_none();
+        let slots = slots.get_or_init(|| (0..LINE_BITS).map(|_| Slot::default()).collect());
+        // Release: pairs with the Acquire in `take_doorbells`, so that the queue pair is whole.
+        slots[self.bit].store(Arc::into_raw(qp.clone()).cast_mut(), Ordering::Release);
+        first
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.bound {
+            self.ctx.taken.lock()[self.line].free.push(self.bit);
+        }
+    }
+}
+
 impl Ctx {
     /// Workers among which its queue pairs are shared out.
     fn shares(&self) -> usize {
@@ -68,12 +105,8 @@ impl Ctx {
         (self.first_worker + line % self.shares()) % self.workers
     }
 
-    /// Gives the queue pair that `make` makes, from the index of a bit and of a worker, that bit. The
-    /// worker is the next in turn. Also tells whether the bit is in a line that nobody used before.
-    pub fn bind_doorbell(
-        &self,
-        make: impl FnOnce(u32, usize) -> Arc<Qp>,
-    ) -> Result<(Arc<Qp>, bool), Status> {
+    /// Takes a bit for a queue pair that will be made, and says which worker it will have: the next in turn.
+    pub fn reserve_doorbell(&self) -> Result<Reserved<'_>, Status> {
         let mut taken = self.taken.lock();
         let shares = self.shares();
         // Relaxed: any order will do.
@@ -87,15 +120,9 @@ impl Ctx {
         if fresh {
             taken[line].next += 1;
         }
-        let qp = make((line * LINE_BITS + bit) as u32, self.worker_of_line(line));
-        let Line { slots, words } = &self.lines[line];
-        let first = slots.get().is_none();
-        let slots = slots.get_or_init(|| (0..LINE_BITS).map(|_| Slot::default()).collect());
-        // Release: pairs with the Acquire in `take_doorbells`, so that the queue pair is whole.
-        slots[bit].store(Arc::into_raw(qp.clone()).cast_mut(), Ordering::Release);
         // Relaxed: a look that misses the new word is followed by another one before any sleep.
-        words.store(taken[line].next.div_ceil(64) as u8, Ordering::Relaxed);
-        Ok((qp, first))
+        self.lines[line].words.store(taken[line].next.div_ceil(64) as u8, Ordering::Relaxed);
+        Ok(Reserved { ctx: self, line, bit, worker: self.worker_of_line(line), bound: false })
     }
 
     /// Takes the doorbell index back. After the return no worker finds the queue pair by it, or still
@@ -105,7 +132,7 @@ impl Ctx {
         let Some(slot) = self.lines.get(line).and_then(|line| line.slots.get()?.get(bit)) else {
             return;
         };
-        // Release, as Acquire: the pointer is that of `bind_doorbell`. To workers, null says nothing.
+        // Release, as Acquire: the pointer is that of `Reserved::bind`. To workers, null says nothing.
         let held = slot.swap(null_mut(), Ordering::AcqRel);
         if held.is_null() {
             return;
@@ -123,7 +150,7 @@ impl Ctx {
     }
 
     fn words(&self, line: usize) -> std::ops::Range<usize> {
-        // Relaxed: see `bind_doorbell`.
+        // Relaxed: see `reserve_doorbell`.
         0..usize::from(self.lines[line].words.load(Ordering::Relaxed)).min(LINE_WORDS)
     }
 
@@ -159,7 +186,7 @@ impl Ctx {
                 let bit = bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 let Some(slot) = slots.get(index * 64 + bit) else { continue };
-                // Acquire: pairs with the Release in `bind_doorbell`.
+                // Acquire: pairs with the Release in `Reserved::bind`.
                 let held = slot.load(Ordering::Acquire).cast_const();
                 if !held.is_null() {
                     // SAFETY: from `into_raw`; `release_doorbell` gives it up only after a grace

@@ -2,9 +2,11 @@
 //! GIDs: the addresses by which ports of one network find each other.
 
 use crate::session::Session;
-use parking_lot::RwLock;
-use std::collections::HashMap;
+use crate::wire::hello::Port;
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use vnic_abi::ctrl::GidType;
 use vnic_abi::status::Status;
 
@@ -18,12 +20,45 @@ type Holder = (u64, Weak<Session>);
 #[derive(Debug, Default)]
 pub struct GidRegistry {
     holders: RwLock<HashMap<(Arc<str>, Gid), Holder>>,
+    /// How often that changed.
+    version: Mutex<u64>,
+    changed: Condvar,
 }
 
 impl GidRegistry {
     /// The session that holds `gid` in `network`.
     pub fn find(&self, network: &Arc<str>, gid: &Gid) -> Option<Arc<Session>> {
         self.holders.read().get(&(network.clone(), *gid))?.1.upgrade()
+    }
+
+    /// Every address of every port that is there.
+    pub fn all(&self) -> Vec<Port> {
+        let holders = self.holders.read();
+        let live = holders.iter().filter_map(|((network, gid), (_, session))| {
+            let port = session.upgrade()?.port_number();
+            Some(Port { network: network.as_ref().into(), gid: *gid, port })
+        });
+        live.collect()
+    }
+
+    /// How often it changed.
+    pub fn version(&self) -> u64 {
+        *self.version.lock()
+    }
+
+    /// Waits until it is another than `version`, or for so long. The version then.
+    pub fn wait_for_change(&self, version: u64, time: Duration) -> u64 {
+        let mut now = self.version.lock();
+        if *now == version {
+            self.changed.wait_for(&mut now, time);
+        }
+        *now
+    }
+
+    /// Ends every [`Self::wait_for_change`].
+    pub fn wake_listeners(&self) {
+        *self.version.lock() += 1;
+        self.changed.notify_all();
     }
 
     fn claim(&self, session: &Arc<Session>, gid: Gid) -> Result<(), Status> {
@@ -40,6 +75,8 @@ impl GidRegistry {
                 free.insert(entry);
             }
         }
+        drop(holders);
+        self.wake_listeners();
         Ok(())
     }
 
@@ -49,6 +86,8 @@ impl GidRegistry {
         if holders.get(&key).is_some_and(|(uid, _)| *uid == session.uid) {
             holders.remove(&key);
         }
+        drop(holders);
+        self.wake_listeners();
     }
 }
 
@@ -66,11 +105,16 @@ impl Session {
         let mut gids = self.gids.lock();
         let slot = gids.get(index as usize).copied().ok_or(Status::BadAttribute)?;
         self.device.gids().claim(self, gid)?;
+        if let Some(direct) = &self.direct
+            && !gids.contains(&Some(gid))
+        {
+            direct.add_address(&gid);
+        }
         gids[index as usize] = Some(gid);
         if let Some(old) = slot
             && !gids.contains(&slot)
         {
-            self.device.gids().release(self, old);
+            self.release_gid(old);
         }
         Ok(())
     }
@@ -86,9 +130,25 @@ impl Session {
         if let Some(gid) = old
             && !gids.contains(&old)
         {
-            self.device.gids().release(self, gid);
+            self.release_gid(gid);
         }
         Ok(())
+    }
+
+    /// The device that this port goes direct by is another one.
+    pub(crate) fn renew_addresses(&self) {
+        let Some(direct) = &self.direct else { return };
+        // Held as when one is set or cleared, which has to come before or after.
+        let gids = self.gids.lock();
+        let own: HashSet<_> = gids.iter().flatten().collect();
+        own.into_iter().for_each(|gid| direct.renew_address(gid));
+    }
+
+    fn release_gid(&self, gid: Gid) {
+        self.device.gids().release(self, gid);
+        if let Some(direct) = &self.direct {
+            direct.remove_address(&gid);
+        }
     }
 
     /// Whether this port holds `gid`.
@@ -100,7 +160,7 @@ impl Session {
     pub(crate) fn release_gids(&self) {
         for slot in self.gids.lock().iter_mut() {
             if let Some(gid) = slot.take() {
-                self.device.gids().release(self, gid);
+                self.release_gid(gid);
             }
         }
     }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory regions: windows of permission over an address space. Nothing is pinned or walked here.
 
+use crate::fabric::direct::region::HostRegion;
 use crate::object::key;
 use crate::object::pd::Pd;
 use crate::session::Session;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vnic_abi::config::Features;
@@ -75,6 +77,10 @@ pub struct Mr {
     pub pd: Arc<Pd>,
     access: AccessFlags,
     window: Window,
+    /// That of the host behind it, on a port that goes direct, until it is destroyed.
+    host: Mutex<Option<HostRegion>>,
+    /// Its key for the host's queue pairs.
+    host_lkey: Option<u32>,
 }
 
 impl Mr {
@@ -90,6 +96,12 @@ impl Mr {
         let fits = offset <= length && len <= length - offset;
         // The sum cannot wrap: `start + length` was checked when the region was made.
         (fits && self.access.contains(access)).then(|| Gva(start + offset))
+    }
+
+    /// The key by which the host's queue pairs know it.
+    #[inline]
+    pub fn host_lkey(&self) -> Option<u32> {
+        self.host_lkey
     }
 
     /// The virtual address behind its last byte.
@@ -154,6 +166,9 @@ impl KeyCache {
     }
 }
 
+/// Keys of the host that are tried for a region before giving up.
+const KEYS: usize = 16;
+
 /// Rights that this device knows; asking for others is refused.
 const KNOWN: AccessFlags = AccessFlags::LOCAL_WRITE
     .union(AccessFlags::REMOTE_WRITE)
@@ -194,17 +209,25 @@ impl Session {
     ///
     /// `BadHandle`; `BadSize` if a sum wraps or the region is too long; `Unsupported` for an implicit
     /// region that was not negotiated; `BadAttribute` for rights that verbs refuse; `Limit`.
-    pub fn mr_create(&self, params: MrParams) -> Result<MrKeys, Status> {
+    pub fn mr_create(self: &Arc<Self>, params: MrParams) -> Result<MrKeys, Status> {
         let MrParams { pd, access, window } = params;
         self.judge(access, &window)?;
         let pd = self.pd_acquire(pd)?;
         let made = (|| {
+            let host = self.host_region(&pd, &window, access)?;
             let mut keys = self.keys.map.write();
-            let key = key::fresh(&keys, 32, 1)?;
-            let mr = self
-                .mrs
-                .lock()
-                .insert_with(|handle| Ok(Mr { handle, key, pd: pd.clone(), access, window }))?;
+            let key = match &host {
+                // The host's, which peers name.
+                Some(host) if keys.contains_key(&host.rkey()) => return Err(Status::Limit),
+                Some(host) => host.rkey(),
+                None => key::fresh(&keys, 32, 1)?,
+            };
+            let host_lkey = host.as_ref().map(HostRegion::lkey);
+            let host = Mutex::new(host);
+            let pd = pd.clone();
+            let mr = self.mrs.lock().insert_with(|handle| {
+                Ok(Mr { handle, key, pd, access, window, host, host_lkey })
+            })?;
             keys.insert(key, mr.clone());
             Ok(mr.names())
         })();
@@ -214,14 +237,47 @@ impl Session {
         made
     }
 
+    /// The region of the host behind a new one, if this port goes direct. One of a whole address space has none, and neither
+    /// has one of nothing: no device of a host has such.
+    fn host_region(
+        self: &Arc<Self>,
+        pd: &Pd,
+        window: &Window,
+        access: AccessFlags,
+    ) -> Result<Option<HostRegion>, Status> {
+        let (Some(direct), Some(host)) = (&self.direct, &pd.host) else { return Ok(None) };
+        if window.length == 0 || *window == Window::IMPLICIT {
+            return Ok(None);
+        }
+        // As ibv_reg_mr_iova(3) has it, and devices believe it.
+        if !(window.start ^ window.iova).is_multiple_of(vnic_abi::PAGE_SIZE) {
+            return Err(Status::Unsupported);
+        }
+        let mut taken = Vec::new();
+        // Those are kept until the end, so that the host does not give their keys again.
+        while taken.len() < KEYS {
+            let space = &pd.ctx.space;
+            let made = HostRegion::register(self, direct, &*host.pd, space, window, access)?;
+            // A device that has come back gives keys that regions of the lost one have still.
+            if !self.keys.map.read().contains_key(&made.rkey()) {
+                return Ok(Some(made));
+            }
+            taken.push(made);
+        }
+        Err(Status::Limit)
+    }
+
     /// Changes a region, whose key stays. After the return no access uses what the region was before;
     /// a request under way may have used that for its beginning.
     ///
     /// # Errors
     ///
-    /// Those of [`Self::mr_create`], `BadHandle` also for a protection domain of another context. The
+    /// `Unsupported` on a port that goes direct, where the key is the host's; those of [`Self::mr_create`], `BadHandle` also for a protection domain of another context. The
     /// region is then as it was.
     pub fn mr_modify(&self, change: MrChange) -> Result<MrKeys, Status> {
+        if self.direct.is_some() {
+            return Err(Status::Unsupported);
+        }
         let pd = change.pd.map(|pd| self.pd_acquire(pd)).transpose()?;
         let changed = self.mr_replace(&change, pd.as_ref());
         match (&changed, &pd) {
@@ -255,7 +311,8 @@ impl Session {
         let window = change.window.unwrap_or(old.window);
         self.judge(access, &window)?;
         let (handle, key) = (old.handle, old.key);
-        let mr = Arc::new(Mr { handle, key, pd: pd.clone(), access, window });
+        let (pd, host) = (pd.clone(), Mutex::default());
+        let mr = Arc::new(Mr { handle, key, pd, access, window, host, host_lkey: None });
         let old = mrs.replace(handle, mr.clone())?;
         let names = mr.names();
         keys.insert(key, mr);
@@ -278,6 +335,8 @@ impl Session {
         for &handle in handles {
             let Ok(mr) = self.mrs.lock().remove(handle) else { continue };
             self.keys.map.write().remove(&mr.key);
+            // Whoever still has the region uses no more of it than its bounds.
+            drop(mr.host.lock().take());
             mr.pd.release();
         }
         self.keys.outdate();

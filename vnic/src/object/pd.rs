@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Protection domains: what ties regions to the queue pairs that may use them.
 
+use crate::fabric::direct::nic::{Nic, NicPd};
 use crate::object::ctx::Ctx;
 use crate::session::Session;
 use std::sync::Arc;
@@ -14,8 +15,19 @@ pub struct Pd {
     pub handle: u32,
     /// Owner.
     pub ctx: Arc<Ctx>,
+    /// That of the host behind it, on a port that goes direct.
+    pub host: Option<HostPd>,
     /// Regions and queue pairs in it.
     pub(crate) users: AtomicU32,
+}
+
+/// A protection domain of the host.
+#[derive(Debug, Clone)]
+pub struct HostPd {
+    /// The device that it is of.
+    pub nic: Arc<dyn Nic>,
+    /// The domain.
+    pub pd: Arc<dyn NicPd>,
 }
 
 impl Pd {
@@ -41,10 +53,18 @@ impl Session {
     /// `BadHandle`, `Limit`.
     pub fn pd_create(&self, ctx: u32) -> Result<u32, Status> {
         let ctx = self.ctxs.lock().get(ctx)?.clone();
+        let host = self.direct.as_ref().map(|direct| {
+            let nic = direct.nic();
+            nic.pd().map(|pd| HostPd { nic, pd })
+        });
+        let host = host.transpose().map_err(|error| {
+            tracing::warn!(%error, "the host's device does not make a protection domain");
+            Status::Limit
+        })?;
         let pd = self
             .pds
             .lock()
-            .insert_with(|handle| Ok(Pd { handle, ctx, users: AtomicU32::new(0) }))?;
+            .insert_with(|handle| Ok(Pd { handle, ctx, host, users: AtomicU32::new(0) }))?;
         Ok(pd.handle)
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Bound address spaces.
 
+use crate::fabric::direct::Direct;
 use crate::session::Session;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +78,9 @@ impl Session {
     pub(crate) fn end_space(&self, space: &Arc<Space>) {
         space.unbind();
         self.device.grace().synchronize();
+        if let Some(shadows) = self.direct.as_ref().and_then(Direct::shadows) {
+            shadows.release(&space.table);
+        }
         self.cancel_pages(space.table.pasid());
     }
 }

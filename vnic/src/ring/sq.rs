@@ -97,6 +97,24 @@ impl WorkRing {
         self.depth
     }
 
+    /// Bytes of an element.
+    pub fn stride(&self) -> u32 {
+        self.stride
+    }
+
+    /// Gives the last `count` elements back, which are taken again.
+    pub fn go_back(&mut self, count: u32) {
+        self.consumed = self.consumed.wrapping_sub(count);
+    }
+
+    /// Copies the element that was taken `back` elements ago (1 for the last one) as it is now.
+    pub fn take_again(&self, memory: &RingMemory, back: u32, into: &mut Element) {
+        let place = memory.words(self.place(back.wrapping_neg()), self.stride as usize);
+        // Relaxed: the driver is done with it, or changes what it asked for.
+        let first = place[0].load(Ordering::Relaxed);
+        self.copy(place, first, into);
+    }
+
     /// Offset of the element that is `ahead` of the next one.
     #[inline]
     fn place(&self, ahead: u32) -> usize {
@@ -153,6 +171,16 @@ impl WorkRing {
         if !self.is_of_lap(first) {
             return false;
         }
+        if !self.copy(place, first, into) {
+            return false;
+        }
+        self.skip(memory);
+        true
+    }
+
+    /// Copies an element whose first word is known. `false` if elements were shorter than any is.
+    #[inline]
+    fn copy(&self, place: &[AtomicU64], first: u64, into: &mut Element) -> bool {
         // A driver that changes the element from here on changes what it asked for, nothing else.
         let (Some(line), Some(to)) =
             (place.first_chunk::<FIRST_WORDS>(), into.words.first_chunk_mut::<FIRST_WORDS>())
@@ -162,12 +190,12 @@ impl WorkRing {
         to[0] = first;
         copy(&line[1..], &mut to[1..]);
         into.len = FIRST;
+        let stride = self.stride as usize;
         let end = (self.extent)(first.to_le_bytes()).min(stride).next_multiple_of(8);
         if end > FIRST {
             copy(&place[FIRST / 8..end / 8], &mut into.words[FIRST / 8..end / 8]);
             into.len = end;
         }
-        self.skip(memory);
         true
     }
 }

@@ -14,7 +14,7 @@ mod server;
 mod table;
 
 pub use client::{ClientError, query};
-pub use report::{Objects, PortReport, Report};
+pub use report::{DirectReport, Objects, PeerReport, PortReport, Report, WireReport};
 pub use server::ControlServer;
 pub use table::table;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The state of the daemon, as it is told.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::backend::PortServer;
 use crate::device::Device;
 use crate::pages::PageCounters;
+use crate::wire::acquaint::Wire;
+use crate::wire::reach::Way;
 use vnic_abi::ctrl::Counters;
 
 /// The whole daemon.
@@ -21,6 +24,41 @@ pub struct Report {
     pub workers: usize,
     /// Ports in the order of the configuration.
     pub ports: Vec<PortReport>,
+    /// What other daemons there are, if this one looks for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<WireReport>,
+}
+
+/// The wire to other daemons.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireReport {
+    /// What the other daemons call this one.
+    pub name: String,
+    /// What carries messages.
+    pub carrier: String,
+    /// Whether that can be used: an RDMA device may be gone, or its port down. TCP always can.
+    #[serde(default = "always")]
+    pub up: bool,
+    /// Where this daemon listens, if it does.
+    pub listen: Option<SocketAddr>,
+    /// The other daemons, in the order of the configuration.
+    pub peers: Vec<PeerReport>,
+}
+
+/// What daemons that did not tell were.
+fn always() -> bool {
+    true
+}
+
+/// Another daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Its name.
+    pub name: String,
+    /// Whether there is a link to it.
+    pub connected: bool,
+    /// Addresses of its guests that are known.
+    pub addresses: usize,
 }
 
 /// One port.
@@ -45,6 +83,28 @@ pub struct PortReport {
     /// What became of page requests. All zero without a driver.
     #[serde(default)]
     pub pages: PageCounters,
+    /// The device of the host by which it reaches peers that no daemon knows, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectReport>,
+}
+
+/// How a port goes direct.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectReport {
+    /// The device of the host.
+    pub device: String,
+    /// It is there, and its port is active.
+    #[serde(default = "always")]
+    pub up: bool,
+    /// Whether guests keep the pages of regions where they are.
+    pub pinned: bool,
+    /// Why, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// The driver does what it takes. One that does not, or none, goes without.
+    pub driver: bool,
+    /// Queue pairs that go this way now.
+    pub qps: u32,
 }
 
 /// What a guest holds now, and what it did since its driver started the device.
@@ -73,13 +133,14 @@ pub struct Objects {
 }
 
 impl Report {
-    /// The state of `device` and the servers of its ports.
-    pub fn take(device: &Device, servers: &[PortServer]) -> Self {
+    /// The state of `device`, the servers of its ports, and its wire.
+    pub fn take(device: &Device, servers: &[PortServer], wire: Option<&Wire>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             workers: device.config().workers,
             ports: servers.iter().map(PortReport::take).collect(),
+            wire: wire.map(Wire::report),
         }
     }
 }
@@ -98,6 +159,18 @@ impl PortReport {
             connections: server.connections(),
             driver: port.as_ref().is_some_and(|port| port.has_driver()),
             pages: port.as_ref().map(|port| port.page_counters()).unwrap_or_default(),
+            direct: config.direct.as_ref().map(|direct| {
+                let because = direct.seat.pins().map(str::to_owned);
+                let qps = port.as_ref().and_then(|port| port.direct_qps());
+                DirectReport {
+                    device: direct.seat.name().to_owned(),
+                    up: server.device().reach().is_up(Way::Direct),
+                    pinned: because.is_some(),
+                    because,
+                    driver: qps.is_some(),
+                    qps: qps.unwrap_or_default(),
+                }
+            }),
             objects: port.map(|port| Objects::from(port.counters())).unwrap_or_default(),
         }
     }

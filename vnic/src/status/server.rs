@@ -168,7 +168,7 @@ mod tests {
     use crate::status::query;
 
     fn report() -> Report {
-        Report { version: "0".to_owned(), pid: 1, workers: 3, ports: vec![] }
+        Report { version: "0".to_owned(), pid: 1, workers: 3, ports: vec![], wire: None }
     }
 
     #[test]

@@ -54,3 +54,95 @@ pub trait Lane: Send {
     /// Takes note that [`Self::event`] was readable.
     fn acknowledge(&mut self);
 }
+
+/// Help for unit tests of this crate.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    #[derive(Default)]
+    struct Ends {
+        sent: VecDeque<Vec<u8>>,
+        said: VecDeque<Vec<u8>>,
+        room: usize,
+    }
+
+    /// A lane whose other end is the test's.
+    pub struct MemoryLane {
+        ends: Arc<Mutex<Ends>>,
+        room: Vec<u8>,
+        message: Option<Vec<u8>>,
+        event: OwnedFd,
+    }
+
+    /// The other end of a [`MemoryLane`].
+    pub struct Far(Arc<Mutex<Ends>>);
+
+    impl MemoryLane {
+        /// A lane with room for so many messages, and its other end.
+        pub fn new(room: usize) -> (Self, Far) {
+            let ends = Arc::new(Mutex::new(Ends { room, ..Ends::default() }));
+            let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+            (Self { ends: ends.clone(), room: vec![0; 4096], message: None, event }, Far(ends))
+        }
+    }
+
+    impl Far {
+        /// Takes what was sent.
+        pub fn take(&self) -> Vec<Vec<u8>> {
+            self.0.lock().sent.drain(..).collect()
+        }
+
+        /// Gives room for so many messages more.
+        pub fn give_room(&self, messages: usize) {
+            self.0.lock().room += messages;
+        }
+
+        /// Sends a message.
+        pub fn say(&self, message: &[u8]) {
+            self.0.lock().said.push_back(message.to_vec());
+        }
+    }
+
+    impl Lane for MemoryLane {
+        fn max_message(&self) -> usize {
+            self.room.len()
+        }
+
+        fn buffer(&mut self) -> Option<&mut [u8]> {
+            (self.ends.lock().room > 0).then_some(&mut self.room)
+        }
+
+        fn send(&mut self, len: usize) {
+            let mut ends = self.ends.lock();
+            ends.room -= 1;
+            ends.sent.push_back(self.room[..len].to_vec());
+        }
+
+        fn flush(&mut self) {}
+
+        fn receive(&mut self) -> Result<Option<&[u8]>, LaneError> {
+            if self.message.is_none() {
+                self.message = self.ends.lock().said.pop_front();
+            }
+            Ok(self.message.as_deref())
+        }
+
+        fn release(&mut self) {
+            self.message = None;
+        }
+
+        fn arm(&mut self) {}
+
+        fn event(&self) -> BorrowedFd<'_> {
+            self.event.as_fd()
+        }
+
+        fn acknowledge(&mut self) {}
+    }
+}

@@ -2,21 +2,54 @@
 //! Who a queue pair sends to: found once, and looked at again whenever either side may have changed.
 
 use super::Requester;
+use crate::engine::core::Core;
 use crate::object::qp::Qp;
 use std::sync::{Arc, Weak};
 use vnic_abi::ctrl::{QpAttr, QpState};
 
+/// How the peer is reached.
+pub(super) enum Way {
+    /// It is a queue pair of this device.
+    Local(Arc<Qp>),
+    /// By a daemon that knows it.
+    Wire,
+    /// Not now.
+    Nobody,
+}
+
 impl Requester {
-    /// The peer, if it is there, ready, and connected to us.
+    /// The way to the peer, as far as it is there, ready, and connected to us.
     #[inline]
-    pub(super) fn peer(&mut self, qp: &Qp) -> Option<Arc<Qp>> {
+    pub(super) fn way(&mut self, qp: &Qp, core: &Core) -> Way {
         if self.peer_known
             && let Some(peer) = self.peer.upgrade()
             && peer.connection() == self.peer_connection
         {
-            return receives(&peer).then_some(peer);
+            return if receives(&peer) { Way::Local(peer) } else { Way::Nobody };
         }
-        self.look_for_peer(qp)
+        self.look_for_way(qp, core)
+    }
+
+    #[cold]
+    fn look_for_way(&mut self, qp: &Qp, core: &Core) -> Way {
+        if let Some(wire) = &self.wire {
+            if self.peer_known && !wire.link.is_lost() {
+                return Way::Wire;
+            }
+            // Whoever is found now has perhaps not seen what is under way.
+            self.go_back(0);
+            self.peer_known = false;
+        }
+        if let Some(peer) = self.look_for_peer(qp) {
+            self.wire = None;
+            return Way::Local(peer);
+        }
+        // What this device has is not looked for elsewhere.
+        let here = qp.session.device.gids().find(&qp.session.network, &qp.attr().av.dgid);
+        if here.is_none() && self.look_over_the_wire(qp, core) {
+            return Way::Wire;
+        }
+        Way::Nobody
     }
 
     #[cold]
@@ -42,7 +75,7 @@ impl Requester {
         Some(peer)
     }
 
-    /// Whether `peer`, whose responder is locked, still is what [`Self::peer`] found.
+    /// Whether `peer`, whose responder is locked, still is what [`Self::way`] found.
     pub(super) fn is_peer(&self, peer: &Qp) -> bool {
         peer.connection() == self.peer_connection && receives(peer)
     }

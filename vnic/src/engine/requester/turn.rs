@@ -5,8 +5,11 @@
 
 use super::{Pause, Requester, Step};
 use crate::engine::core::Core;
-use crate::engine::wait::{Over, PageWait, Reason, Refusal, Side, Wait, Word};
+use crate::engine::responder::Sender;
+use crate::engine::timer::Half;
+use crate::engine::wait::{MAX_PAGE_TRIES, Over, PageWait, Reason, Refusal, Side, Wait, Word};
 use crate::fabric::ahead::Needed;
+use crate::fabric::direct::receive;
 use crate::fabric::local::Missing;
 use crate::object::qp::Qp;
 use crate::object::space::Space;
@@ -20,15 +23,12 @@ use vnic_iommu::addr::PAGE_SHIFT;
 use vnic_iommu::fault::{Waiter, Wish};
 use vnic_iommu::quiesce::full_fence;
 
-/// Page requests in a row for one request without a byte of progress, before its pages count as not
-/// to be had: a guest that says yes and does nothing would go on for ever.
-const MAX_PAGE_TRIES: u32 = 10_000;
-
 impl Requester {
     /// Goes on unless it has to wait.
     fn turn(&mut self, qp: &Arc<Qp>, core: &mut Core) -> Step {
         let mut refused = None;
         let waited_for_page = matches!(self.wait, Wait::Page(_));
+        let waited = !matches!(self.wait, Wait::Nothing);
         match self.wait.over(&qp.word, Instant::now) {
             Over::No => {
                 self.look_again(qp, core);
@@ -39,7 +39,7 @@ impl Requester {
             Over::Refused(refusal) => refused = Some(refusal),
         }
         if waited_for_page {
-            core.timers.cancel(qp);
+            core.timers.cancel(qp, Half::Send);
             if let Some(Refusal::Late(_)) = refused
                 && let Some(session) = self.asked.upgrade()
             {
@@ -47,6 +47,9 @@ impl Requester {
                 session.late_pages.fetch_add(1, Ordering::Relaxed);
             }
             self.stop_waiting(qp.qpn);
+        }
+        if waited {
+            self.forget_deadline();
         }
         let (pause, step) = self.work(qp, core, refused);
         match pause {
@@ -87,7 +90,12 @@ impl Requester {
     }
 
     /// Asks for the page, and for what else the request will miss, and waits for it.
-    fn wait_for_page(&mut self, qp: &Arc<Qp>, core: &mut Core, missing: Missing) -> Step {
+    pub(super) fn wait_for_page(
+        &mut self,
+        qp: &Arc<Qp>,
+        core: &mut Core,
+        missing: Missing,
+    ) -> Step {
         let step = self.ask_for_page(qp, core, missing);
         core.ahead.begin();
         step
@@ -123,7 +131,7 @@ impl Requester {
         let wish = self.wish(qp, &session, &space, needed, alone);
         let asked = session.request_pages(wish, Waiter { who: qp.qpn, wait }, now);
         if asked {
-            core.timers.at(page_wait.deadline, qp);
+            core.timers.at(page_wait.deadline, qp, Half::Send);
         } else {
             page_wait.deferred = true;
             self.wait = Wait::Page(page_wait);
@@ -131,7 +139,7 @@ impl Requester {
         }
         if !space.is_bound() {
             // An unbind that did not see the request cannot have cancelled it.
-            core.timers.cancel(qp);
+            core.timers.cancel(qp, Half::Send);
             self.stop_waiting(qp.qpn);
             return Step { cost: 0, more: true };
         }
@@ -195,8 +203,8 @@ impl Requester {
         let deferred = session.page_requests.lock().is_deferred(qp.qpn);
         self.wait = Wait::Page(PageWait { deferred, ..wait });
         match next {
-            Some(next) if deferred => core.timers.at(next.min(wait.deadline), qp),
-            _ => core.timers.at(wait.deadline, qp),
+            Some(next) if deferred => core.timers.at(next.min(wait.deadline), qp, Half::Send),
+            _ => core.timers.at(wait.deadline, qp, Half::Send),
         }
         if next.is_some() && !deferred {
             // Whoever is next may have no timer.
@@ -204,10 +212,16 @@ impl Requester {
         }
     }
 
-    fn wait_until(&mut self, qp: &Arc<Qp>, core: &mut Core, delay: Duration, reason: Reason) {
+    pub(super) fn wait_until(
+        &mut self,
+        qp: &Arc<Qp>,
+        core: &mut Core,
+        delay: Duration,
+        reason: Reason,
+    ) {
         let time = Instant::now() + delay;
         self.wait = Wait::Until { time, reason };
-        core.timers.at(time, qp);
+        core.timers.at(time, qp, Half::Send);
     }
 }
 
@@ -217,7 +231,12 @@ pub fn run(core: &mut Core, qp: &Arc<Qp>) -> Step {
     if qp.is_destroyed() {
         return Step::default();
     }
-    wake_sender(qp);
+    if qp.is_direct() {
+        // A doorbell may mean a receive.
+        receive::post(qp, &mut qp.responder.lock(), &mut core.later);
+    } else {
+        wake_sender(qp);
+    }
     let this = &mut *guard;
     qp.set_next(Next::UNKNOWN);
     let step = match qp.state() {
@@ -254,8 +273,18 @@ fn wake_waiting_sender(qp: &Arc<Qp>) {
         qp.sender_waits.store(false, Ordering::Relaxed);
         return;
     }
-    if let Some(waiter) = responder.take_waiter(&qp.memory) {
-        drop(responder);
-        qp.session.device.tell(waiter, Some(Word::Resume));
+    match responder.take_waiter(&qp.memory) {
+        Some(Sender::Local(waiter)) => {
+            drop(responder);
+            qp.session.device.tell(waiter, Some(Word::Resume));
+        }
+        Some(Sender::Wire) => {
+            if let Some(arrivals) = &mut responder.arrivals {
+                arrivals.go_on();
+            }
+            drop(responder);
+            qp.session.device.owe(qp);
+        }
+        None => {}
     }
 }

@@ -8,6 +8,9 @@ use crate::engine::lock::Lock;
 use crate::engine::requester::Requester;
 use crate::engine::responder::Responder;
 use crate::engine::wait::Word;
+use crate::fabric::direct::path;
+use crate::fabric::direct::queue::DirectQp;
+use crate::fabric::relay::waiting;
 use crate::object::cq::Cq;
 use crate::object::key;
 use crate::object::pd::Pd;
@@ -24,6 +27,9 @@ use vnic_abi::event::{Event, EventKind};
 use vnic_abi::status::Status;
 use vnic_abi::wqe::{WQE_STRIDE_MAX, WQE_STRIDE_MIN};
 use vnic_iommu::addr::Gpa;
+
+/// Numbers of the host that are tried for a queue pair before giving up.
+const NUMBERS: usize = 16;
 
 /// What a driver asks for when it creates a queue pair.
 #[derive(Debug, Clone)]
@@ -95,8 +101,14 @@ pub struct Qp {
     pub scheduled: AtomicBool,
     /// Where its next send element will appear, while it waits for nothing else; see [`Self::idle`].
     next: AtomicUsize,
-    /// Timers that were set for it. Only the owning worker touches it.
-    pub timer: AtomicU64,
+    /// Timers that were set for each half. Only the worker that sets them touches it.
+    pub timer: [AtomicU64; 2],
+    /// What the responder was told about a page that it waits for on behalf of another daemon.
+    pub arrival_word: Mutex<Option<Word>>,
+    /// The worker that has the lane by which messages of another daemon arrive.
+    pub arrives_at: AtomicUsize,
+    /// The host's queue pair behind it, on a port that goes direct.
+    pub direct: Option<Box<DirectQp>>,
     cookie: u64,
     attr: Mutex<QpAttr>,
     state: AtomicU8,
@@ -140,12 +152,15 @@ impl Qp {
         self.next.store(next.bits(), Ordering::Relaxed);
     }
 
-    /// Whether a doorbell, if there was one, means nothing: no element has appeared, and no sender waits.
+    /// Whether a doorbell, if there was one, means nothing: no element has appeared, no sender waits, and no receive is
+    /// wanted before there is one.
     /// A full fence lies between taking the doorbell and this.
     #[inline]
     pub fn is_idle(&self) -> bool {
         // Relaxed: ordered by the fence, see `wake_sender`.
-        self.is_posted() == Some(false) && !self.sender_waits.load(Ordering::Relaxed)
+        self.is_posted() == Some(false)
+            && !self.sender_waits.load(Ordering::Relaxed)
+            && !self.is_direct()
     }
 
     /// Whether the next send element is there; `None` if that is not all there is to know.
@@ -161,6 +176,12 @@ impl Qp {
         unsafe {
             next.is_posted()
         }
+    }
+
+    /// Whether its peer is reached by the host's queue pair.
+    #[inline]
+    pub fn is_direct(&self) -> bool {
+        self.direct.as_deref().is_some_and(DirectQp::is_chosen)
     }
 
     /// Attributes as they were set.
@@ -249,38 +270,48 @@ impl Session {
         send_cq: Arc<Cq>,
         recv_cq: Arc<Cq>,
     ) -> Result<QpCreated, Status> {
+        let doorbell = pd.ctx.reserve_doorbell()?;
+        let direct = self.direct_qp(params, pd, doorbell.worker)?;
         let mut own = self.qps.lock();
         if own.len() >= self.limits.max_qp as usize {
             return Err(Status::Limit);
         }
         let mut numbers = self.device.qpns().write();
-        // 0 and 1 name the special queue pairs of InfiniBand management.
-        let qpn = key::fresh(&numbers, 24, 2)?;
-        let (qp, fresh_line) = pd.ctx.bind_doorbell(|doorbell_index, worker| {
-            Arc::new(Qp {
-                qpn,
-                doorbell_index,
-                worker,
-                session: self.clone(),
-                pd: pd.clone(),
-                send_cq,
-                recv_cq,
-                sq_sig_all: params.sq_sig_all,
-                memory,
-                requester: Lock::new(Requester::new(params.sq_depth, params.sq_stride)),
-                responder: Lock::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
-                sender_waits: AtomicBool::new(false),
-                word: Mutex::new(None),
-                scheduled: AtomicBool::new(false),
-                next: AtomicUsize::new(Next::UNKNOWN.bits()),
-                timer: AtomicU64::new(0),
-                cookie: params.cookie,
-                attr: Mutex::new(QpAttr::default()),
-                state: AtomicU8::new(QpState::Reset.0),
-                connection: AtomicU32::new(0),
-                destroyed: AtomicBool::new(false),
-            })
-        })?;
+        let qpn = match &direct {
+            // The host's, which peers name; nobody had it a moment ago.
+            Some(direct) if numbers.contains_key(&direct.number()) => return Err(Status::Limit),
+            Some(direct) => direct.number(),
+            // 0 and 1 name the special queue pairs of InfiniBand management.
+            None => key::fresh(&numbers, 24, 2)?,
+        };
+        let (doorbell_index, worker) = (doorbell.index(), doorbell.worker);
+        let qp = Arc::new(Qp {
+            qpn,
+            doorbell_index,
+            worker,
+            session: self.clone(),
+            pd: pd.clone(),
+            send_cq,
+            recv_cq,
+            sq_sig_all: params.sq_sig_all,
+            memory,
+            requester: Lock::new(Requester::new(params.sq_depth, params.sq_stride)),
+            responder: Lock::new(Responder::new(rq_offset, params.rq_depth, params.rq_stride)),
+            sender_waits: AtomicBool::new(false),
+            word: Mutex::new(None),
+            scheduled: AtomicBool::new(false),
+            next: AtomicUsize::new(Next::UNKNOWN.bits()),
+            timer: Default::default(),
+            arrival_word: Mutex::new(None),
+            arrives_at: AtomicUsize::new(worker),
+            direct,
+            cookie: params.cookie,
+            attr: Mutex::new(QpAttr::default()),
+            state: AtomicU8::new(QpState::Reset.0),
+            connection: AtomicU32::new(0),
+            destroyed: AtomicBool::new(false),
+        });
+        let fresh_line = doorbell.bind(&qp);
         numbers.insert(qpn, Arc::downgrade(&qp));
         own.insert(qpn, qp.clone());
         if fresh_line {
@@ -288,6 +319,31 @@ impl Session {
             self.device.handle(qp.worker).refresh();
         }
         Ok(QpCreated { qpn, doorbell_index: qp.doorbell_index })
+    }
+
+    /// The host's queue pair that stands behind a new one, if this port goes direct.
+    fn direct_qp(
+        &self,
+        params: &QpParams,
+        pd: &Pd,
+        worker: usize,
+    ) -> Result<Option<Box<DirectQp>>, Status> {
+        let Some(host) = &pd.host else { return Ok(None) };
+        // Kept until the end, so that the host does not give their numbers again.
+        let mut taken = Vec::new();
+        while taken.len() < NUMBERS {
+            let made = DirectQp::new(host, worker, params.sq_depth, params.rq_depth);
+            let made = made.map_err(|error| {
+                tracing::warn!(%error, "the host's device does not make a queue pair");
+                Status::Limit
+            })?;
+            // A port that does not go direct has chosen it by itself, or a device had given it that is lost.
+            if !self.device.qpns().read().contains_key(&made.number()) {
+                return Ok(Some(Box::new(made)));
+            }
+            taken.push(made);
+        }
+        Err(Status::Limit)
     }
 
     pub(crate) fn qp(&self, qpn: u32) -> Result<Arc<Qp>, Status> {
@@ -304,22 +360,26 @@ impl Session {
             return Err(Status::BadAttribute);
         }
         let qp = self.qp(qpn)?;
+        // The host's may take long, so that nobody waits for it but who asked.
+        let direct = if qp.direct.is_some() {
+            let (from, to, attr) = self.judge_change(&qp, mask, new)?;
+            path::prepare(&qp, from, to, mask, &attr)?
+        } else {
+            false
+        };
         let mut requester = qp.requester.lock();
         let mut responder = qp.responder.lock();
         if qp.is_destroyed() {
             return Err(Status::BadHandle);
         }
-        let from = qp.state();
-        let to = if mask.contains(QpAttrMask::STATE) { QpState(new.state) } else { from };
-        if mask.contains(QpAttrMask::CUR_STATE) && QpState(new.cur_state) != from {
-            return Err(Status::BadState);
-        }
-        state::check(from, to, mask)?;
+        let (from, to, changed) = self.judge_change(&qp, mask, new)?;
         let mut attr = qp.attr.lock();
-        attr::apply(&mut attr, new, mask, self.limits.max_rd_atomic, self.gids.lock().len())?;
+        *attr = changed;
         if to == QpState::Reset {
             *attr = QpAttr::default();
+            path::reset(&qp);
             requester.reset(qpn);
+            waiting::stop(&mut responder, &qp);
             responder.reset(&qp.memory);
             *qp.word.lock() = None;
         }
@@ -330,12 +390,33 @@ impl Session {
         responder.configure(&attr);
         qp.set_next(Next::UNKNOWN);
         qp.set_state(to);
+        if from == QpState::Init && to == QpState::Rtr {
+            path::choose(&qp, direct);
+        }
         drop((attr, responder, requester));
         // There may be requests from before, and in the error state there is everything to flush.
         if from != to {
             self.device.schedule(&qp);
         }
         Ok(())
+    }
+
+    /// What a change would lead to, from where, and the attributes there.
+    fn judge_change(
+        &self,
+        qp: &Qp,
+        mask: QpAttrMask,
+        new: &QpAttr,
+    ) -> Result<(QpState, QpState, QpAttr), Status> {
+        let from = qp.state();
+        let to = if mask.contains(QpAttrMask::STATE) { QpState(new.state) } else { from };
+        if mask.contains(QpAttrMask::CUR_STATE) && QpState(new.cur_state) != from {
+            return Err(Status::BadState);
+        }
+        state::check(from, to, mask)?;
+        let mut attr = qp.attr();
+        attr::apply(&mut attr, new, mask, self.limits.max_rd_atomic, self.gids.lock().len())?;
+        Ok((from, to, attr))
     }
 
     /// Attributes and state.
@@ -366,7 +447,11 @@ impl Session {
             qp.forget_connection();
             qp.set_next(Next::UNKNOWN);
             requester.reset(qpn);
+            waiting::stop(&mut responder, &qp);
             responder.forget();
+        }
+        if let Some(direct) = &qp.direct {
+            direct.destroy();
         }
         qp.pd.ctx.release_doorbell(qp.doorbell_index, || self.device.grace().synchronize());
         qp.send_cq.release();
