@@ -134,6 +134,13 @@ static bool vnic_event(struct vnic_dev *dev, u32 kind, u32 object, u64 cookie)
 	case VNIC_EVENT_LAST_WQE_REACHED:
 		return vnic_qp_event(dev, IB_EVENT_QP_LAST_WQE_REACHED, object,
 				     cookie);
+	case VNIC_EVENT_PORT_UP:
+		vnic_wire_changed(dev, VNIC_WIRE_UP);
+		return true;
+	case VNIC_EVENT_PORT_DOWN:
+		vnic_wire_changed(dev, cookie & VNIC_PORT_STILL_REACHES ?
+				       VNIC_WIRE_PARTLY : VNIC_WIRE_DOWN);
+		return true;
 	case VNIC_EVENT_CONTEXT_FATAL:
 		dev_warn_ratelimited(&dev->vdev->dev,
 				     "the device stopped context %u\n", object);

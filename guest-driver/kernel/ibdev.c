@@ -57,6 +57,7 @@ struct vnic_ib *vnic_ib_register(struct vnic_dev *dev, struct net_device *ndev)
 	ib->dev = dev;
 	ib->ndev = ndev;
 	netdev_hold(ndev, &ib->tracker, GFP_KERNEL);
+	ib->wire = READ_ONCE(dev->wire);
 	ib->port_state = vnic_port_state(ib);
 
 	ib->ibdev.node_type = RDMA_NODE_IB_CA;

@@ -9,7 +9,9 @@
 #include "vnic.h"
 
 /* Optional features that this driver knows how to use. */
-#define VNIC_FEATURES (VNIC_F_ATOMIC | VNIC_F_IMPLICIT_MR)
+#define VNIC_FEATURES							\
+	(VNIC_F_ATOMIC | VNIC_F_PIN | VNIC_F_IMPLICIT_MR |		\
+	 VNIC_F_ACKNOWLEDGE | VNIC_F_PORT_EVENTS)
 
 /* Any context. The rest happens in process context, soon. */
 void vnic_kill(struct vnic_dev *dev, const char *reason)
@@ -151,6 +153,7 @@ static void vnic_stop(struct vnic_dev *dev)
 	vnic_ctrlq_drain(dev);
 	dev->vdev->config->del_vqs(dev->vdev);
 	vnic_graveyard_free(dev);
+	vnic_pin_graveyard_free(dev);
 }
 
 static struct vnic_dev *vnic_dev_alloc(struct virtio_device *vdev)
@@ -164,6 +167,7 @@ static struct vnic_dev *vnic_dev_alloc(struct virtio_device *vdev)
 	INIT_WORK(&dev->dead_work, vnic_dead_work);
 	spin_lock_init(&dev->graveyard_lock);
 	INIT_LIST_HEAD(&dev->graveyard);
+	INIT_LIST_HEAD(&dev->pin_graveyard);
 	xa_init_flags(&dev->pasids, XA_FLAGS_LOCK_IRQ);
 	xa_init_flags(&dev->cqs, XA_FLAGS_ALLOC | XA_FLAGS_LOCK_IRQ);
 	xa_init_flags(&dev->qps, XA_FLAGS_ALLOC | XA_FLAGS_LOCK_IRQ);

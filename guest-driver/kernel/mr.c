@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Memory regions: a window of permissions. Nothing is pinned, nothing is
- * walked, and the size does not matter.
+ * walked, and the size does not matter; unless the device asked for pages that
+ * stay where they are, see pin.c.
  *
  * The device judges what a region may be. What it agreed to is kept here as
  * well, by key, for those who give advice about a range of a region. Keys are
@@ -100,6 +101,7 @@ VNIC_REG_USER_MR(vnic_reg_user_mr)
 	struct vnic_reply_mr_create reply;
 	struct vnic_cmd_mr_create body;
 	struct vnic_mr *mr;
+	bool gone = false;
 	u32 wire;
 	int err;
 
@@ -118,6 +120,20 @@ VNIC_REG_USER_MR(vnic_reg_user_mr)
 	mr->start = start;
 	mr->length = length;
 	mr->iova = vnic_wire_iova(wire, iova);
+	if (dev->caps.features & VNIC_F_PIN) {
+		mr->pin = vnic_pin_range(start, length,
+					 wire & VNIC_ACCESS_LOCAL_WRITE);
+		if (IS_ERR(mr->pin)) {
+			err = PTR_ERR(mr->pin);
+			kfree(mr);
+			return ERR_PTR(err);
+		}
+	}
+	if (dev->caps.features & VNIC_F_ACKNOWLEDGE) {
+		atomic_inc(&mr->pasid->regions);
+		/* Pairs with the fence of an invalidation before it looks. */
+		smp_mb__after_atomic();
+	}
 	body = (struct vnic_cmd_mr_create) {
 		.pd = cpu_to_le32(mr->pd),
 		.access = cpu_to_le32(mr->access),
@@ -144,8 +160,12 @@ VNIC_REG_USER_MR(vnic_reg_user_mr)
 	return &mr->ibmr;
 
 err_destroy:
-	vnic_cmd_handle(dev, VNIC_CMD_MR_DESTROY, mr->handle);
+	gone = !vnic_cmd_handle(dev, VNIC_CMD_MR_DESTROY, mr->handle);
 err_free:
+	/* A device that did not answer may have taken the region. */
+	vnic_pin_release(dev, mr->pin, !gone && vnic_dead(dev));
+	if (dev->caps.features & VNIC_F_ACKNOWLEDGE)
+		atomic_dec(&mr->pasid->regions);
 	kfree(mr);
 	return ERR_PTR(err);
 }
@@ -221,12 +241,16 @@ int vnic_dereg_mr(struct ib_mr *ibmr, struct ib_udata *udata)
 {
 	struct vnic_dev *dev = to_vdev(ibmr->device);
 	struct vnic_mr *mr = to_vmr(ibmr);
+	int err;
 
 	/* First, since the device may give the key away at once. */
 	spin_lock(&dev->mr_lock);
 	rhashtable_remove_fast(&dev->mrs, &mr->node, vnic_mrs_params);
 	spin_unlock(&dev->mr_lock);
-	vnic_cmd_handle(dev, VNIC_CMD_MR_DESTROY, mr->handle);
+	err = vnic_cmd_handle(dev, VNIC_CMD_MR_DESTROY, mr->handle);
+	vnic_pin_release(dev, mr->pin, err);
+	if (dev->caps.features & VNIC_F_ACKNOWLEDGE)
+		atomic_dec(&mr->pasid->regions);
 	kfree(mr);
 	atomic_dec(&dev->stats.mr);
 	return 0;

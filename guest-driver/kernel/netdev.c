@@ -2,7 +2,8 @@
 /*
  * Pairing: the RDMA device exists for as long as the network device that it
  * belongs to. GIDs are the addresses of that device, and the port's state is
- * the state of its link.
+ * the state of its link, unless what carries the port to other hosts is gone
+ * and nobody else is left that it reaches.
  */
 #include <linux/etherdevice.h>
 #include <linux/if_arp.h>
@@ -18,8 +19,10 @@ MODULE_PARM_DESC(netdev,
 
 enum ib_port_state vnic_port_state(struct vnic_ib *ib)
 {
-	return !vnic_dead(ib->dev) && netif_running(ib->ndev) &&
-	       netif_carrier_ok(ib->ndev) ? IB_PORT_ACTIVE : IB_PORT_DOWN;
+	return !vnic_dead(ib->dev) &&
+	       READ_ONCE(ib->dev->wire) != VNIC_WIRE_DOWN &&
+	       netif_running(ib->ndev) && netif_carrier_ok(ib->ndev) ?
+		IB_PORT_ACTIVE : IB_PORT_DOWN;
 }
 
 static bool vnic_netdev_matches(struct vnic_dev *dev, struct net_device *ndev)
@@ -87,22 +90,39 @@ static void vnic_port_work(struct work_struct *work)
 {
 	struct vnic_dev *dev = container_of(work, struct vnic_dev, port_work);
 	struct ib_event event = { .element.port_num = 1 };
-	enum ib_port_state state;
+	enum ib_port_state state, before;
+	bool wire, up;
+	int now;
 
 	mutex_lock(&dev->pair_lock);
 	if (dev->ib) {
+		now = READ_ONCE(dev->wire);
 		state = vnic_port_state(dev->ib);
-		if (state != dev->ib->port_state) {
-			dev->ib->port_state = state;
-			event.device = &dev->ib->ibdev;
-			event.event = state == IB_PORT_ACTIVE ?
-				IB_EVENT_PORT_ACTIVE : IB_EVENT_PORT_ERR;
-			/* The core does not know of a dead device. */
-			if (!VNIC_CORE_REPORTS_PORT || vnic_dead(dev))
-				ib_dispatch_event(&event);
-		}
+		before = dev->ib->port_state;
+		wire = now != dev->ib->wire;
+		dev->ib->port_state = state;
+		dev->ib->wire = now;
+		event.device = &dev->ib->ibdev;
+		up = state != before ? state == IB_PORT_ACTIVE :
+				       now == VNIC_WIRE_UP;
+		event.event = up ? IB_EVENT_PORT_ACTIVE : IB_EVENT_PORT_ERR;
+		/*
+		 * A port that was and stays down has no news of its wire. The
+		 * core knows of the network device, and of nothing else.
+		 */
+		if (state != before ?
+		    !VNIC_CORE_REPORTS_PORT || wire || vnic_dead(dev) :
+		    wire && state == IB_PORT_ACTIVE)
+			ib_dispatch_event(&event);
 	}
 	mutex_unlock(&dev->pair_lock);
+}
+
+/* Any context. */
+void vnic_wire_changed(struct vnic_dev *dev, int wire)
+{
+	WRITE_ONCE(dev->wire, wire);
+	vnic_port_changed(dev);
 }
 
 void vnic_port_changed(struct vnic_dev *dev)

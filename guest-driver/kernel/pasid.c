@@ -69,12 +69,42 @@ static void vnic_quiesce(struct vnic_dev *dev)
 		atomic64_inc(&dev->stats.invalidation_waits);
 }
 
+/*
+ * Waits until the device has acknowledged a generation: what it holds for a
+ * device of the host does not end with a burst.
+ */
+static void vnic_wait_for_windows(struct vnic_pasid *pasid, u64 generation)
+{
+	u64 deadline = ktime_get_mono_fast_ns() + VNIC_QUIESCE_LIMIT_NS;
+	struct vnic_dev *dev = pasid->dev;
+	u32 spins;
+	u64 done;
+
+	iowrite16(VNIC_VQ_KICK, (void __iomem __force *)dev->kick_vq->priv);
+	for (spins = 1;; spins++) {
+		/* Pairs with the device's release after the pages were taken. */
+		done = le64_to_cpu(virt_load_acquire(&pasid->page->acknowledged));
+		if ((s64)(generation - done) <= 0)
+			return;
+		cpu_relax();
+		if (spins % 128)
+			continue;
+		if (vnic_dead(dev))
+			return;
+		if (ktime_get_mono_fast_ns() > deadline) {
+			vnic_kill(dev, "an invalidation was not acknowledged");
+			return;
+		}
+	}
+}
+
 static void vnic_invalidate(struct mmu_notifier *mn, struct mm_struct *mm,
 			    unsigned long start, unsigned long end)
 {
 	struct vnic_pasid *pasid = container_of(mn, struct vnic_pasid, mn);
 	struct vnic_invalidation_range *entry;
 	unsigned long flags;
+	u64 generation;
 
 	if (!READ_ONCE(pasid->live))
 		return;
@@ -90,16 +120,23 @@ static void vnic_invalidate(struct mmu_notifier *mn, struct mm_struct *mm,
 	 */
 	virt_store_release(&entry->start, cpu_to_le64(start));
 	virt_store_release(&entry->end, cpu_to_le64(end));
-	pasid->generation++;
+	generation = ++pasid->generation;
 	/* Pairs with the acquire of a worker that reads the generation. */
 	virt_store_release(&pasid->page->generation,
-			   cpu_to_le64(pasid->generation));
+			   cpu_to_le64(generation));
 	raw_spin_unlock_irqrestore(&pasid->lock, flags);
 
 	atomic64_inc(&pasid->dev->stats.invalidations);
 	/* A dead device still learns of it, should it come back late. */
-	if (!vnic_dead(pasid->dev))
-		vnic_quiesce(pasid->dev);
+	if (vnic_dead(pasid->dev))
+		return;
+	vnic_quiesce(pasid->dev);
+	/*
+	 * Counted before the device is told of a region: if this sees none, the
+	 * device looks at the tables later, and finds what they are now.
+	 */
+	if (atomic_read(&pasid->regions))
+		vnic_wait_for_windows(pasid, generation);
 }
 
 /* Tells the device, once, that the tables are going away. */

@@ -143,11 +143,20 @@ struct vnic_dev {
 	struct mutex pair_lock;		/* ib, removing */
 	struct vnic_ib *ib;
 	bool removing;
+	int wire;			/* enum vnic_wire, from the interrupt */
 
 	spinlock_t graveyard_lock;
 	struct list_head graveyard;	/* vnic_mem::node */
+	struct list_head pin_graveyard;	/* vnic_pin::node */
 
 	struct vnic_stats stats;
+};
+
+/* What carries the port to other hosts. */
+enum vnic_wire {
+	VNIC_WIRE_UP,
+	VNIC_WIRE_PARTLY,	/* gone, but there are neighbours on this one */
+	VNIC_WIRE_DOWN,
 };
 
 struct vnic_ib {
@@ -156,6 +165,7 @@ struct vnic_ib {
 	struct net_device *ndev;	/* a reference is held */
 	netdevice_tracker tracker;
 	enum ib_port_state port_state;	/* last one told, under pair_lock */
+	int wire;			/* likewise */
 	struct dentry *debugfs;
 };
 
@@ -187,6 +197,7 @@ struct vnic_pasid {
 	bool live;			/* the device may walk the tables */
 	bool closed;			/* the context is going */
 	atomic_t advices;		/* under way */
+	atomic_t regions;		/* that the device may have windows on */
 	struct mutex unbind_lock;	/* the rest */
 	u32 id;				/* 0: not bound */
 	struct vnic_cmd *unbind;	/* allocated early: must not fail */
@@ -213,6 +224,7 @@ struct vnic_mr {
 	u32 key;
 	struct rhash_head node;
 	struct vnic_pasid *pasid;	/* lives as long as the context */
+	struct vnic_pin *pin;		/* if the device asked for it */
 	u32 pd;				/* handle; this and the rest under mr_lock */
 	u32 access;			/* VNIC_ACCESS_* */
 	u64 start;
@@ -278,6 +290,7 @@ int vnic_pair_start(struct vnic_dev *dev);
 void vnic_pair_stop(struct vnic_dev *dev);
 void vnic_port_changed(struct vnic_dev *dev);
 enum ib_port_state vnic_port_state(struct vnic_ib *ib);
+void vnic_wire_changed(struct vnic_dev *dev, int wire);
 
 /* ibdev.c */
 struct vnic_ib *vnic_ib_register(struct vnic_dev *dev, struct net_device *ndev);
@@ -383,6 +396,11 @@ int vnic_del_gid(const struct ib_gid_attr *attr, void **context);
 /* pd.c */
 int vnic_alloc_pd(struct ib_pd *ibpd, struct ib_udata *udata);
 int vnic_dealloc_pd(struct ib_pd *ibpd, struct ib_udata *udata);
+
+/* pin.c */
+struct vnic_pin *vnic_pin_range(u64 start, u64 length, bool writable);
+void vnic_pin_release(struct vnic_dev *dev, struct vnic_pin *pin, bool held);
+void vnic_pin_graveyard_free(struct vnic_dev *dev);
 
 /* mr.c */
 int vnic_mrs_init(struct vnic_dev *dev);

@@ -35,6 +35,7 @@
 #define VNIC_EPOCH_SLOT_SIZE 0x40
 #define VNIC_INVALIDATION_RING 0x20
 #define VNIC_INVALIDATION_RING_OFFSET 0x40
+#define VNIC_PORT_STILL_REACHES 0x1
 #define VNIC_UVERBS_ABI_VERSION 0x1
 
 #define VNIC_STATUS_OK 0x0
@@ -134,6 +135,8 @@
 #define VNIC_EVENT_COMM_ESTABLISHED 0x6
 #define VNIC_EVENT_LAST_WQE_REACHED 0x7
 #define VNIC_EVENT_CONTEXT_FATAL 0x8
+#define VNIC_EVENT_PORT_DOWN 0x9
+#define VNIC_EVENT_PORT_UP 0xa
 
 #define VNIC_PAGE_RESPONSE_SUCCESS 0x0
 #define VNIC_PAGE_RESPONSE_INVALID 0x1
@@ -145,6 +148,8 @@
 #define VNIC_F_SRQ 0x8
 #define VNIC_F_PIN 0x10
 #define VNIC_F_IMPLICIT_MR 0x20
+#define VNIC_F_ACKNOWLEDGE 0x40
+#define VNIC_F_PORT_EVENTS 0x80
 
 #define VNIC_ACCESS_LOCAL_WRITE 0x1
 #define VNIC_ACCESS_REMOTE_WRITE 0x2
@@ -657,12 +662,14 @@ _Static_assert(__builtin_offsetof(struct vnic_invalidation_range, end) == 8, "vn
 
 struct vnic_invalidation_page {
 	__le64 generation;
-	__le32 reserved0[14];
+	__le64 acknowledged;
+	__le32 reserved0[12];
 	struct vnic_invalidation_range ring[32];
 };
 _Static_assert(sizeof(struct vnic_invalidation_page) == 576, "vnic_invalidation_page");
 _Static_assert(__builtin_offsetof(struct vnic_invalidation_page, generation) == 0, "vnic_invalidation_page.generation");
-_Static_assert(__builtin_offsetof(struct vnic_invalidation_page, reserved0) == 8, "vnic_invalidation_page.reserved0");
+_Static_assert(__builtin_offsetof(struct vnic_invalidation_page, acknowledged) == 8, "vnic_invalidation_page.acknowledged");
+_Static_assert(__builtin_offsetof(struct vnic_invalidation_page, reserved0) == 16, "vnic_invalidation_page.reserved0");
 _Static_assert(__builtin_offsetof(struct vnic_invalidation_page, ring) == 64, "vnic_invalidation_page.ring");
 
 struct vnic_event {
