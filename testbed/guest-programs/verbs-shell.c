@@ -409,18 +409,30 @@ static void do_events(void)
 /* child: a process that inherits everything, and does nothing. */
 static void do_child(void)
 {
-	pid_t pid = fork();
+	int apart[2];
+	char nothing;
+	pid_t pid;
 
-	if (pid < 0)
-		return failed("fork");
+	if (pipe(apart))
+		return failed("pipe");
+	pid = fork();
 	while (!pid) {
 		/* Whoever signals the parent, or waits for the end of its output, means that alone. */
 		setsid();
 		close(STDIN_FILENO);
 		close(STDOUT_FILENO);
 		close(STDERR_FILENO);
+		close(apart[0]);
+		close(apart[1]);
 		pause();
 	}
+	close(apart[1]);
+	/* Until the child has closed the other end, what is meant for the parent hits both. */
+	while (pid > 0 && read(apart[0], &nothing, 1) > 0)
+		;
+	close(apart[0]);
+	if (pid < 0)
+		return failed("fork");
 	answer("ok", "pid=%d", pid);
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     daemon::CONTROL,
@@ -48,16 +49,49 @@ pub struct Port {
 }
 
 impl Status {
-    /// Asks the daemon of `pair`, whose program is at `program`. That it answers in time shows that
+    /// Asks the daemon of `pair`, or both, whose program is at `program`. That it answers in time shows that
     /// it is well.
     ///
     /// # Errors
-    /// When it does not answer within twenty seconds.
+    /// When one does not answer within twenty seconds.
     pub fn ask(program: &Path, pair: &Pair) -> Result<Self> {
+        let only = pair.run.path().join(CONTROL);
+        let mut all = match pair.other {
+            Some(_) => pair.daemons().map(|one| Self::of(program, one.control())).collect(),
+            // One that was stopped by the test is asked, too, and does not answer.
+            None => vec![Self::of(program, &only)],
+        }
+        .into_iter();
+        let Some(first) = all.next() else { return Self::of(program, &only) };
+        let mut first = first?;
+        for other in all {
+            first.ports.append(&mut other?.ports);
+        }
+        Ok(first)
+    }
+
+    /// From what daemons of hosts have said, in the order of their guests.
+    ///
+    /// # Errors
+    /// When one has said something else.
+    pub fn joined(said: impl IntoIterator<Item = Value>) -> Result<Self> {
+        let mut all = Self { ports: Vec::new() };
+        for value in said {
+            let one: Self = serde_json::from_value(value).map_err(|error| Error::Unread {
+                program: "vnic status".into(),
+                what: error.to_string(),
+                output: String::new(),
+            })?;
+            all.ports.extend(one.ports);
+        }
+        Ok(all)
+    }
+
+    fn of(program: &Path, control: &Path) -> Result<Self> {
         // A daemon that hangs must not hang this.
         let mut ask = Command::new("timeout");
         ask.arg("20").arg(program).args(["status", "--json", "--socket"]);
-        let output = ask.arg(pair.run.path().join(CONTROL)).output();
+        let output = ask.arg(control).output();
         let output = output.doing(|| "run `vnic status`".into())?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -123,10 +157,22 @@ pub fn held_by_module(guest: &Guest) -> Result<Vec<(&'static str, u64)>> {
 /// # Errors
 /// When something is held for longer than a minute.
 pub fn nothing_is_held(daemon: &Path, pair: &Pair, side: usize) -> Result<()> {
+    nothing_is_held_of(pair.guests()[side], side, || Status::ask(daemon, pair))
+}
+
+/// As [`nothing_is_held`], of a guest whose daemon says what `ask` returns.
+///
+/// # Errors
+/// As [`nothing_is_held`].
+pub fn nothing_is_held_of(
+    guest: &Guest,
+    side: usize,
+    ask: impl Fn() -> Result<Status>,
+) -> Result<()> {
     let until = Instant::now() + FREE_LIMIT;
     loop {
-        let here = held_by_module(pair.guests()[side])?;
-        let there = Status::ask(daemon, pair)?.port(side).holds()?;
+        let here = held_by_module(guest)?;
+        let there = ask()?.port(side).holds()?;
         if here.is_empty() && there.is_empty() {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 use std::{
     ffi::OsString,
     fmt, fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -28,6 +29,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Name of the daemon's control socket in the folder of a run.
 pub const CONTROL: &str = "control";
 
+/// Name of a daemon that is the only one.
+const ONLY: &str = "daemon";
+
 /// One device that the daemon serves.
 #[derive(Debug, Clone)]
 pub struct Port {
@@ -50,6 +54,8 @@ pub struct DaemonConfig {
     pub arguments: Arc<Arguments>,
     /// Variables to set.
     pub environment: Vec<(String, String)>,
+    /// Its name in files and errors, if it is not the only one.
+    pub name: String,
 }
 
 impl DaemonConfig {
@@ -77,8 +83,54 @@ impl DaemonConfig {
             words.extend(["--control".into(), folder.join(CONTROL).into()]);
             words
         };
-        Self { program: program.into(), arguments: Arc::new(arguments), environment: Vec::new() }
+        Self {
+            program: program.into(),
+            arguments: Arc::new(arguments),
+            environment: Vec::new(),
+            name: ONLY.into(),
+        }
     }
+
+    /// Two daemons of this project with a wire over TCP between them, whose files are in `folder`: the first one
+    /// calls the other.
+    ///
+    /// # Errors
+    /// When there is no free port, or the folder cannot be written to.
+    pub fn vnics_with_a_wire(program: &Path, folder: &Path) -> Result<[Self; 2]> {
+        // Free now; whoever takes it meanwhile makes the daemon say so.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.doing(|| "find a free TCP port".into())?;
+        let names = ["daemon-a", "daemon-b"];
+        let mut configs = Vec::new();
+        for (name, peer, own, theirs) in [
+            (names[0], names[1], String::new(), format!("address = '{address}'\n")),
+            (names[1], names[0], format!("listen = '{address}'\n"), String::new()),
+        ] {
+            let key = "5a".repeat(32);
+            let text = format!(
+                "[wire]\nname = '{name}'\n{own}[[peer]]\nname = '{peer}'\n{theirs}key = '{key}'\n"
+            );
+            let file = folder.join(format!("{name}.toml"));
+            fs::write(&file, text).at("write", &file)?;
+            let plain = Self::vnic(program).arguments;
+            let control = folder.join(control_of(name));
+            let arguments = move |ports: &[Port], folder: &Path| {
+                let mut words = plain(ports, folder);
+                // The last two say where its control socket is.
+                words.pop();
+                words.extend([control.clone().into(), "--config".into(), file.clone().into()]);
+                words
+            };
+            let name = name.into();
+            configs.push(Self { arguments: Arc::new(arguments), name, ..Self::vnic(program) });
+        }
+        Ok(configs.try_into().unwrap_or_else(|_| unreachable!("two names")))
+    }
+}
+
+/// Name of the control socket of the daemon of that name.
+fn control_of(name: &str) -> String {
+    if name == ONLY { CONTROL.into() } else { format!("{name}.{CONTROL}") }
 }
 
 impl fmt::Debug for DaemonConfig {
@@ -91,6 +143,7 @@ impl fmt::Debug for DaemonConfig {
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+    control: PathBuf,
     log: PathBuf,
     ports: Vec<Port>,
     _registered: cleanup::Registered,
@@ -107,7 +160,8 @@ impl Daemon {
             Ok(Port { name: name.into(), socket: run.socket(&format!("{name}.vnic"))?, mac })
         };
         let ports = guests.iter().map(port).collect::<Result<Vec<_>>>()?;
-        let log = run.path().join("daemon.log");
+        let log = run.path().join(format!("{}.log", config.name));
+        let control = run.path().join(control_of(&config.name));
         let output = fs::File::create(&log).at("make", &log)?;
         let second = output.try_clone().doing(|| "copy a descriptor".into())?;
         let mut command = Command::new(&config.program);
@@ -116,7 +170,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(output).stderr(second);
         let child = spawn(command).at("start", &config.program)?;
         let registered = cleanup::child(&child).doing(|| "watch the daemon".into())?;
-        let mut daemon = Self { child, log, ports, _registered: registered };
+        let mut daemon = Self { child, control, log, ports, _registered: registered };
         let until = Instant::now() + START_LIMIT;
         while !daemon.ports.iter().all(|port| port.socket.exists()) {
             if let Some(status) = daemon.ended()? {
@@ -133,6 +187,11 @@ impl Daemon {
     /// Its ports, in the order of the guests.
     pub fn ports(&self) -> &[Port] {
         &self.ports
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
     }
 
     /// All that it has logged.

@@ -109,11 +109,14 @@ impl Error {
         Self::Unfit { what: what.to_string(), mend: mend.to_string() }
     }
 
-    /// Adds to what a command printed, if this is about one.
+    /// Adds to what a command or a console printed, if this is about one.
     pub(crate) fn with_output(mut self, more: &str) -> Self {
-        if let Self::TimedOut { output, .. } | Self::Failed { output, .. } = &mut self {
-            output.push('\n');
-            output.push_str(more);
+        if let Self::TimedOut { output: said, .. }
+        | Self::Failed { output: said, .. }
+        | Self::Gone { console: said, .. } = &mut self
+        {
+            said.push('\n');
+            said.push_str(more);
         }
         self
     }

@@ -11,6 +11,7 @@
 //! - [`bench`] measures what single operations of the device cost.
 //! - [`host`] knows the machine underneath, and whether figures from it can be trusted.
 //! - [`compare`] says what changed from one run to the next, beyond noise.
+//! - [`lab`] is a machine that plays a host: RDMA devices, a cable between them that can be spoilt.
 //! - [`page`] shows all of it in one file for a browser.
 //! - [`process_guest`] is a process that plays a VM, for tests of the device itself.
 //!
@@ -25,6 +26,7 @@ pub mod daemon;
 pub mod error;
 pub mod guest;
 pub mod host;
+pub mod lab;
 pub mod measure;
 pub mod page;
 pub mod process;

@@ -174,7 +174,7 @@ fn mistakes_are_told_with_a_way_out() {
     For more information, try '--help'.
     ");
     insta::assert_snapshot!(fails(&["--port", "socket=/a,nmae=b"]), @r#"
-    error: invalid value 'socket=/a,nmae=b' for '--port <SPEC>': "nmae" is none of socket, name, mac, network, implicit_mr
+    error: invalid value 'socket=/a,nmae=b' for '--port <SPEC>': "nmae" is none of socket, name, mac, network, implicit_mr, direct
 
     For more information, try '--help'.
     "#);
@@ -204,5 +204,39 @@ fn help_teaches() {
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("Examples:"), "{text}");
+    }
+}
+
+/// What is wrong with a wire is found before anybody waits for a peer.
+#[test]
+fn a_wire_that_cannot_be_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vnic.toml");
+    let refused = |wire: &str, options: &[&str]| {
+        let socket = dir.path().join("a.sock");
+        let text = format!("[[port]]\nsocket = '{}'\n{wire}", socket.display());
+        std::fs::write(&path, text).unwrap();
+        let control = dir.path().join("control");
+        let mut args = vec!["run", "--config", path.to_str().unwrap()];
+        args.extend(["--control", control.to_str().unwrap()]);
+        args.extend(options);
+        let said = failure(dir.path(), &args);
+        assert!(!socket.exists(), "a socket was left behind");
+        said
+    };
+    let key = "5a".repeat(32);
+    let peer = |name: &str| format!("[[peer]]\nname = '{name}'\nkey = '{key}'\n");
+    let wire = "[wire]\nname = 'm'\n";
+    let said = refused(&format!("{wire}{}", peer("m")), &[]);
+    assert!(said.contains("a peer has this daemon's own name"), "{said}");
+    let said = refused(&format!("{wire}{}", peer("z")), &[]);
+    assert!(said.contains("it is this daemon that calls: add address"), "{said}");
+    let said = refused(&format!("{wire}{}", peer("a")), &[]);
+    assert!(said.contains("add listen = \"ADDRESS:PORT\" to [wire]"), "{said}");
+    let said = refused("[wire]\nname = 'm'\nlisten = '203.0.113.1:1'\n", &[]);
+    assert!(said.contains("cannot listen on 203.0.113.1:1"), "{said}");
+    if !cfg!(feature = "verbs") {
+        let said = refused(wire, &["--wire", "rxe0"]);
+        assert!(said.contains("build it with --features verbs, or choose the wire tcp"), "{said}");
     }
 }

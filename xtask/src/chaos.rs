@@ -5,7 +5,7 @@ use crate::tools;
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::time::{Duration, Instant};
-use vnic_testbed::chaos::{self, CASES, Case, Options, report};
+use vnic_testbed::chaos::{self, CASES, Case, Options, Wire, report};
 use vnic_testbed::provision::Provision;
 use vnic_testbed::provision::kernel::Series;
 use vnic_testbed::provision::workspace::Workspace;
@@ -28,6 +28,8 @@ Examples:
   cargo xtask chaos --list                       what the cases are
   cargo xtask chaos swap fork --kernel 7.3       `swap` is swap-zram and swap-disk
   cargo xtask chaos together --seconds 60        everything at once
+  cargo xtask chaos fork swap --wire             between two daemons, as on two hosts
+  cargo xtask chaos fork swap --wire=rxe         between two hosts with RDMA devices, much slower
   cargo xtask chaos overcommit                   a buffer four times the size of a guest's memory
   cargo xtask chaos numa --json | jq '.cases[] | [.kernel, .invalidations, .wrong_bytes]'
 
@@ -50,12 +52,24 @@ pub struct Args {
     /// How long each case has traffic; 20 if not given, 60 for `together`
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: Option<u64>,
+    /// Give each guest a daemon of its own, with a wire between them: tcp, or rxe, for which each guest is in a host
+    /// that is a virtual machine, too
+    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true,
+        default_missing_value = "tcp")]
+    wire: Option<Kind>,
     /// Show what the cases are, and end
     #[arg(long)]
     list: bool,
     /// Print the report as JSON in place of the table
     #[arg(long)]
     json: bool,
+}
+
+/// What carries a wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Tcp,
+    Rxe,
 }
 
 /// The cases that one word means.
@@ -100,7 +114,13 @@ pub fn run(args: &Args) -> Result<()> {
     let provision = Provision::prepare(workspace)?;
     let (each, together) = args.times();
     let (cases, series) = (args.chosen(), args.series());
-    let outcome = chaos::run(&provision, &Options { cases, series, each, together, daemon })?;
+    let wire = match args.wire {
+        None => Wire::None,
+        Some(Kind::Tcp) => Wire::Tcp,
+        Some(Kind::Rxe) => Wire::Rxe(tools::build_daemon_for_hosts()?),
+    };
+    let options = Options { cases, series, each, together, daemon, wire };
+    let outcome = chaos::run(&provision, &options)?;
 
     let logs = folder.join("logs");
     // Those of an earlier failure would only mislead.
@@ -168,6 +188,14 @@ mod tests {
         assert_eq!(names, ["swap-zram", "swap-disk", "fork"]);
         assert_eq!(args.series(), [Series::Backports]);
         assert_eq!(args.times().1, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_wire_is_of_tcp_unless_it_is_said() {
+        assert_eq!(args(&[]).unwrap().wire, None);
+        assert_eq!(args(&["--wire", "fork"]).unwrap().wire, Some(Kind::Tcp));
+        assert_eq!(args(&["--wire=rxe", "fork"]).unwrap().wire, Some(Kind::Rxe));
+        assert!(args(&["--wire=carrier-pigeon"]).is_err());
     }
 
     #[test]

@@ -7,10 +7,12 @@ mod ci;
 mod compare;
 mod driver;
 mod fitness;
+mod hosts;
 mod test;
 mod testbed;
 mod tidy;
 mod tools;
+mod wire;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -31,7 +33,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boot two guests on one vNIC daemon and compare vNIC, rxe and TCP
+    /// Boot two guests on one vNIC daemon and compare vNIC, rxe and TCP; or guests of two hosts with bare verbs
     Testbed(testbed::Args),
     Chaos(chaos::Args),
     /// Measure what single operations of the device cost

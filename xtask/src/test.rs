@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask test`.
 
-use crate::tools::{self, cargo};
+use crate::{
+    hosts,
+    tools::{self, cargo},
+};
 use anyhow::{Context, Result};
 use vnic_testbed::provision::Provision;
 use vnic_testbed::provision::workspace::Workspace;
@@ -29,6 +32,10 @@ pub struct Args {
 /// Packages with models for loom, and the test binaries that hold them.
 const LOOM: &[(&str, &str)] = &[("vnic-iommu", "loom_quiesce")];
 
+/// Tests of two guests that have to hold whichever daemons they are on.
+const PAIRS: &str =
+    "test(/^rc_/) + test(/^faults/) + test(/^pages/) + test(/^regions/) + test(/^storms/)";
+
 /// Runs everything that was not left out.
 pub fn run(args: &Args) -> Result<()> {
     ensure_nextest()?;
@@ -39,6 +46,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     // Virtual machines get the daemon that users run.
     tools::run(cargo(&["build", "--release", "--package", "vnic"]))?;
+    if !args.no_vm {
+        hosts::test()?;
+        hosts::build()?;
+    }
     let mut tests = cargo(&["nextest", "run", "--workspace", "--exclude", "vnic-provider"]);
     let kinds = [
         (args.no_vm, "boot virtual machines", "not binary(/^vm_/)"),
@@ -60,6 +71,13 @@ pub fn run(args: &Args) -> Result<()> {
     tools::run({
         several.args(&args.nextest).args(["--no-tests", "pass"]).env("VNIC_TEST_WORKERS", "3");
         several
+    })?;
+    // And pairs of guests again on two daemons with a wire between them.
+    let mut apart = cargo(&["nextest", "run", "-p", "vnic", "--test", "driver"]);
+    tools::run({
+        apart.args(["--filter-expr", PAIRS]).args(&args.nextest);
+        apart.args(["--no-tests", "pass"]).env("VNIC_TEST_WIRE", "tcp");
+        apart
     })?;
     // nextest runs no documentation tests.
     tools::run(cargo(&["test", "--quiet", "--doc", "--workspace", "--exclude", "vnic-provider"]))?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask testbed`: the comparison of vNIC, rxe and TCP between two guests.
 
-use crate::{compare, fitness, tools};
+use crate::{compare, fitness, tools, wire};
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ Examples:
   cargo xtask testbed --check --strict           # goals and a fit machine, or an error
   cargo xtask testbed --pin always --huge-pages  # as on a machine with many cores
   cargo xtask testbed --rounds 9 --compare target/testbed/report.json  # what changed since the last one
+  cargo xtask testbed --wire rxe                 # guests of two hosts against the hosts' own verbs
   cargo xtask testbed --json | jq '.measurements[] | select(.transport == \"vnic\")'
 
 Both guests have a vNIC of the same daemon and a virtio network card. Every program runs over the
@@ -34,6 +35,14 @@ machine, which takes minutes; later runs reuse what it built. The report stays i
 target/testbed: report.html for a browser, report.md, and report.json, which --compare takes later.
 When a program fails, the command fails, shows the program's output and the logs of guests and
 daemon, and leaves the whole logs in target/testbed/logs.
+
+With --wire, what virtualisation costs against bare-metal verbs: two machines of Linux 7.3 play hosts
+with rxe, and one program measures WRITE, READ and SEND of 2 B to 1 MiB, connections, registrations
+and first touches between the hosts' own devices and between guests of their daemons, in turns. The
+answer is a multiple with its confidence for each operation; goals are a median latency of at most
+1.1 times the bare one, and a bandwidth of at least 0.95 times. `--wire mlx5_0`, or any RDMA device of
+this machine, measures with that, both ends being here. The report is target/testbed/wire.json, and a
+part of report.html.
 
 Goals: the vNIC against rxe, in the same guests and the same run: ib_write_lat of 8 B (median, 10 times
 lower), ib_write_bw of 64 KiB (30 times higher), ib_send_bw of 4 KiB and the message rate of 64 B (10
@@ -73,20 +82,26 @@ pub struct Args {
     only: Vec<Program>,
     /// Measure these message sizes only, e.g. 8,4K,1M
     #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = sizes::parse)]
-    sizes: Vec<u64>,
+    pub(crate) sizes: Vec<u64>,
     /// Measure every power of two, and longer each
     #[arg(long, conflicts_with_all = ["sizes", "quick"])]
     full: bool,
     /// Measure few sizes only, and shorter each
     #[arg(long, conflicts_with = "sizes")]
-    quick: bool,
+    pub(crate) quick: bool,
     /// Iterations of each measurement, at least 5; by default as many as fit into its time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(5..=10_000_000))]
     iterations: Option<u64>,
     /// Measure everything so many times [default: what goals are about 3 times, with --quick once; the
     /// rest once]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    rounds: Option<u8>,
+    pub(crate) rounds: Option<u8>,
+    /// Measure guests of two hosts against bare verbs instead: over `rxe` between two virtual machines, or
+    /// an RDMA device of this machine
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = [
+        "kernel", "only", "full", "iterations", "no_rxe", "no_tcp", "pin", "huge_pages",
+    ])]
+    wire: Option<String>,
     /// Leave rxe out
     #[arg(long)]
     no_rxe: bool,
@@ -102,15 +117,15 @@ pub struct Args {
     huge_pages: bool,
     /// Fail if a goal is missed
     #[arg(long, conflicts_with = "no_rxe")]
-    check: bool,
+    pub(crate) check: bool,
     /// Fail if the machine is not fit to measure on, before or after the run
     #[arg(long)]
-    strict: bool,
+    pub(crate) strict: bool,
     /// Print the report as JSON in place of the table
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     #[command(flatten)]
-    compare: compare::Against,
+    pub(crate) compare: compare::Against,
 }
 
 impl Args {
@@ -157,6 +172,9 @@ impl Args {
 /// When any of it fails, a program in a guest included; with `--check` also when a goal is missed, with
 /// `--strict` when the machine is not fit, and with `--fail-above` when a figure became worse.
 pub fn run(args: Args) -> Result<()> {
+    if let Some(device) = &args.wire {
+        return wire::run(device, &args);
+    }
     let since = Instant::now();
     let old = args.compare.old()?;
     if let Some(old) = &old {
@@ -250,6 +268,7 @@ fn shown(report: &Report, folder: &Path) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use vnic_testbed::bench::wire::Effort;
 
     #[derive(Parser)]
     struct Command {
@@ -294,6 +313,24 @@ mod tests {
         assert!(quick.steady < Duration::from_secs(1));
         let often = self::options(&["--quick", "--rounds", "5"]).unwrap();
         assert_eq!((often.rounds, often.repeat_all), (5, true));
+    }
+
+    #[test]
+    fn a_wire_is_measured_instead() {
+        let args = |words: &[&str]| {
+            let words = ["testbed", "--wire", "rxe"].iter().chain(words);
+            Command::try_parse_from(words).map(|command| command.args)
+        };
+        let usual = args(&[]).unwrap();
+        assert_eq!(usual.wire.as_deref(), Some("rxe"));
+        assert_eq!(wire::effort(&usual), Effort::full());
+        let chosen = wire::effort(&args(&["--sizes", "4K,8,8", "--rounds", "9"]).unwrap());
+        assert_eq!((chosen.plan.sizes, chosen.rounds), (vec![8, 4096], 9));
+        assert_eq!(wire::effort(&args(&["--quick"]).unwrap()), Effort::quick());
+        for words in [["--only", "write_lat"], ["--kernel", "7.3"], ["--pin", "always"]] {
+            assert!(args(&words).is_err(), "{words:?}");
+        }
+        assert!(args(&["--no-rxe"]).is_err());
     }
 
     #[test]

@@ -55,6 +55,18 @@ pub fn run(args: &Args) -> Result<()> {
             "-D",
             "warnings",
         ]))?;
+        tools::install_for_verbs()?;
+        tools::run(cargo(&[
+            "clippy",
+            "--package",
+            "vnic",
+            "--features",
+            "verbs",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
         Provision::prepare(Workspace::at(&root))
             .context("cannot set the machine up for the provider (`--quick` checks without)")?
             .lint_provider()?;

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use vnic_testbed::provision::workspace::Workspace;
+use vnic_testbed::provision::{self, workspace::Workspace};
 
 /// The top of the workspace.
 pub fn root() -> PathBuf {
@@ -35,6 +35,28 @@ pub fn build_daemon(workspace: &Workspace) -> Result<PathBuf> {
     let program = workspace.target().join("release/vnic");
     anyhow::ensure!(program.exists(), "cargo has left no {}", program.display());
     Ok(program)
+}
+
+/// Where that for hosts with RDMA devices is built, apart from the usual one: features are chosen for all packages that
+/// are built together.
+pub fn target_for_hosts() -> PathBuf {
+    root().join("target/wire")
+}
+
+/// Builds the daemon for hosts with RDMA devices, and returns where it is.
+pub fn build_daemon_for_hosts() -> Result<PathBuf> {
+    install_for_verbs()?;
+    let what = ["build", "--release", "--package", "vnic", "--features", "verbs", "--bin", "vnic"];
+    let mut build = cargo(&what);
+    build.env("CARGO_TARGET_DIR", target_for_hosts());
+    run(build)?;
+    Ok(target_for_hosts().join("release/vnic"))
+}
+
+/// Installs what the feature `verbs` of the daemon needs to be built, as far as it is missing.
+pub fn install_for_verbs() -> Result<()> {
+    const PACKAGES: &[&str] = &["libibverbs-dev", "librdmacm-dev", "libclang-dev", "pkg-config"];
+    provision::install(PACKAGES).context("cannot install what the feature verbs needs")
 }
 
 /// The command that this is, as one would type it.

@@ -29,6 +29,7 @@ static const struct {
 	{ "advised-write", advised_write },
 	{ "unadvised-write", unadvised_write },
 	{ "advise-and-go", advise_and_go },
+	{ "on-demand", on_demand },
 };
 
 /* Address space that no processor has touched. */

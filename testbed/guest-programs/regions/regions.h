@@ -54,6 +54,9 @@ void advise_and_go(void);
 /* change.c */
 void change(void);
 
+/* on_demand.c */
+void on_demand(void);
+
 /* register.c */
 void capabilities(void);
 void implicit_refused(void);

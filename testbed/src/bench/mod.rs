@@ -16,6 +16,7 @@ pub mod path;
 pub mod report;
 pub mod sample;
 pub mod table;
+pub mod wire;
 
 pub use self::{
     machine::Machine,

@@ -98,6 +98,9 @@ pub struct Compared {
     pub times: f64,
     /// The other one.
     pub with: String,
+    /// Where the ratio lies with 95 % confidence, where that was asked and there were enough rounds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub within: Option<(f64, f64)>,
 }
 
 impl Row {
@@ -139,7 +142,16 @@ impl Row {
     /// Adds a ratio, if there is one.
     #[must_use]
     pub fn times(mut self, times: Option<f64>, with: &str) -> Self {
-        self.compared = times.map(|times| Compared { times, with: with.into() });
+        self.compared = times.map(|times| Compared { times, with: with.into(), within: None });
+        self
+    }
+
+    /// Says where the ratio lies with 95 % confidence.
+    #[must_use]
+    pub fn within(mut self, interval: Option<(f64, f64)>) -> Self {
+        if let Some(compared) = &mut self.compared {
+            compared.within = interval;
+        }
         self
     }
 

@@ -17,7 +17,8 @@ pub(crate) const HEADINGS: [&str; 8] =
 /// Explains the columns.
 pub const LEGEND: &str = "\
 Half of all samples lie in the range; \"samples\" is their number, in how many rounds. A ratio compares \
-medians of the same round, and is that of the median round.";
+medians of the same round, and is that of the median round; with a range, it is that of the median pair of rounds, and \
+lies in the range with 95 % confidence.";
 
 /// How the text is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +119,10 @@ fn table<'a>(rows: impl Iterator<Item = &'a Row>, style: Style) -> String {
 pub(crate) fn cells(row: &Row) -> [String; HEADINGS.len()] {
     let names = [row.subject.clone(), row.case.clone(), row.device.clone()];
     let ratio = row.compared.as_ref().map_or(String::new(), |compared| {
-        format!("{} x {}", number(compared.times), compared.with)
+        let within = compared
+            .within
+            .map_or(String::new(), |(low, high)| format!(" ({}-{})", number(low), number(high)));
+        format!("{}{within} x {}", number(compared.times), compared.with)
     });
     let [subject, case, device] = names;
     let [median, range, unit, samples] = match (&row.figure, &row.missing) {

@@ -43,7 +43,7 @@ pub(super) fn cycle(machines: &Machines, ways: &[Death], number: u64, stop: &Sto
         let mut more: [&[&str]; 2] = [&["--expect-death"]; 2];
         more[dies] = way.words();
         let plan = Plan { program: &PROGRAM, time: LIFE, seed: deaths * PAIRS + number, more };
-        let duo = Duo::start(&machines.pair, &machines.devices, &plan)?;
+        let duo = Duo::start(machines, &plan)?;
         let ends = duo.wait(LIMIT);
         let survivor = 1 - dies;
         for (side, end) in ends.into_iter().enumerate() {

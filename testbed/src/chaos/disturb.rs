@@ -107,7 +107,9 @@ pub(super) static WRITE_BACK: Disturbance =
 /// Pages follow the threads that use them, and those are sent from node to node.
 pub(super) static NUMA_BALANCING: Disturbance = Disturbance {
     name: "NUMA balancing",
-    begin: "cd /sys/kernel/debug/sched/numa_balancing && echo 10 >scan_period_min_ms && \
+    begin: "grep -q '[,-]' /sys/devices/system/node/has_cpu || \
+            { echo 'only one node has a processor: nothing calls pages to another'; exit 77; }; \
+            cd /sys/kernel/debug/sched/numa_balancing && echo 10 >scan_period_min_ms && \
             echo 40 >scan_period_max_ms && echo 1 >scan_delay_ms && echo 64 >scan_size_mb && \
             echo 1 >/proc/sys/kernel/numa_balancing",
     again: "for mask in 1 2 3; do for task in $(cat $GROUP/cgroup.threads); do \

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guests of a case: what they are made of, and how they are readied once they run.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use super::case::Shape;
+use super::{case::Shape, run::Wire};
 use crate::{
+    counters::Status,
     daemon::DaemonConfig,
     error::Result,
     guest::Guest,
+    lab::{GuestPlan, GuestsOfHosts, PROGRAM},
     provision::{
         Provision,
-        image::Image,
+        image::{Image, Overlay},
         kernel::{Kernel, Series},
     },
     topology::{Pair, PairConfig},
     vm::{
-        Accelerator, Hardware, Hotplug, Node,
+        Accelerator, Hardware, Hotplug, Node, Vm,
         hardware::{DISK_MODULES, prepare_pmem},
     },
     workload::{rdma::Device, vnic},
@@ -38,12 +43,18 @@ pub(super) struct Blueprint {
     pub kernel: Kernel,
     image: Image,
     accelerator: Accelerator,
-    daemon: DaemonConfig,
+    daemon: PathBuf,
+    wire: Wire,
 }
 
 impl Blueprint {
     /// Builds driver, programs and image for a kernel.
-    pub(super) fn draw(provision: &Provision, series: Series, daemon: &Path) -> Result<Self> {
+    pub(super) fn draw(
+        provision: &Provision,
+        series: Series,
+        daemon: &Path,
+        wire: &Wire,
+    ) -> Result<Self> {
         let kernel = provision.kernel(series)?;
         let mut overlays = provision.guest_driver(&kernel)?;
         for program in provision.build_guest_programs()? {
@@ -51,12 +62,13 @@ impl Blueprint {
         }
         let image = provision.image(&kernel, &overlays)?;
         let accelerator = Accelerator::choose(provision, &image)?;
-        Ok(Self { kernel, image, accelerator, daemon: DaemonConfig::vnic(daemon) })
+        Ok(Self { kernel, image, accelerator, daemon: daemon.into(), wire: wire.clone() })
     }
 
     fn config(&self, shape: Shape) -> PairConfig {
         let mut config = PairConfig::new(self.accelerator);
-        config.daemon = Some(self.daemon.clone());
+        config.daemon = Some(DaemonConfig::vnic(&self.daemon));
+        config.wire = self.wire == Wire::Tcp;
         config.kernel_arguments = ARGUMENTS.into();
         match shape {
             Shape::Usual => {
@@ -84,18 +96,82 @@ impl Blueprint {
 /// A pair of guests that is ready for cases.
 pub(super) struct Machines {
     pub shape: Shape,
-    pub pair: Pair,
-    pub devices: [Device; 2],
+    bed: Bed,
+}
+
+/// Where the guests are.
+enum Bed {
+    /// On this machine, with the daemon of this program.
+    Here { pair: Box<Pair>, devices: [Device; 2], daemon: PathBuf },
+    /// Inside two hosts.
+    Inside(Box<GuestsOfHosts>),
 }
 
 impl Machines {
     pub(super) fn boot(provision: &Provision, plan: &Blueprint, shape: Shape) -> Result<Self> {
-        let pair = Pair::boot(&provision.qemu, &plan.image, &plan.config(shape))?;
+        let config = plan.config(shape);
+        if let Wire::Rxe(daemon) = &plan.wire {
+            let programs = [Overlay::host(PROGRAM, daemon)?];
+            let guests = GuestPlan {
+                image: plan.image.clone(),
+                memory: config.memory,
+                hardware: Hardware { hotplug: None, ..config.hardware },
+                kernel_arguments: config.kernel_arguments,
+            };
+            let guests = GuestsOfHosts::boot(provision, &programs, &guests)?;
+            for guest in guests.guests() {
+                ready(guest, shape)?;
+            }
+            return Ok(Self { shape, bed: Bed::Inside(Box::new(guests)) });
+        }
+        let pair = Pair::boot(&provision.qemu, &plan.image, &config)?;
         for guest in pair.guests() {
             ready(guest, shape)?;
         }
         let devices = vnic::set_up(&pair)?;
-        Ok(Self { shape, pair, devices })
+        pair.wait_for_the_wire(&plan.daemon, LIMIT)?;
+        let (pair, daemon) = (Box::new(pair), plan.daemon.clone());
+        Ok(Self { shape, bed: Bed::Here { pair, devices, daemon } })
+    }
+
+    /// Both guests, the left first.
+    pub(super) fn guests(&self) -> [&Guest; 2] {
+        match &self.bed {
+            Bed::Here { pair, .. } => pair.guests(),
+            Bed::Inside(guests) => guests.guests(),
+        }
+    }
+
+    /// Their vNICs.
+    pub(super) fn devices(&self) -> &[Device; 2] {
+        match &self.bed {
+            Bed::Here { devices, .. } => devices,
+            Bed::Inside(guests) => guests.devices(),
+        }
+    }
+
+    /// The machines, if their hardware can be changed from here.
+    pub(super) fn vms(&self) -> Option<[&Vm; 2]> {
+        match &self.bed {
+            Bed::Here { pair, .. } => Some([&pair.left, &pair.right]),
+            Bed::Inside(_) => None,
+        }
+    }
+
+    /// What the daemons say of their ports.
+    pub(super) fn status(&self) -> Result<Status> {
+        match &self.bed {
+            Bed::Here { pair, daemon, .. } => Status::ask(daemon, pair),
+            Bed::Inside(guests) => Status::joined(guests.status()?),
+        }
+    }
+
+    /// What consoles and daemons have logged, by name.
+    pub(super) fn logs(&self) -> Vec<(String, String)> {
+        match &self.bed {
+            Bed::Here { pair, .. } => pair.logs(),
+            Bed::Inside(guests) => guests.logs(),
+        }
     }
 }
 

@@ -27,5 +27,5 @@ pub use self::{
     case::Case,
     cases::CASES,
     result::{CaseResult, Verdict},
-    run::{Options, Outcome, run},
+    run::{Options, Outcome, Wire, run},
 };

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the guests' kernels, their modules and the daemon counted during a case.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
-use super::case::Evidence;
-use crate::{
-    counters::{self, Status},
-    error::Result,
-    guest::Guest,
-    topology::Pair,
-};
+use super::{case::Evidence, machine::Machines};
+use crate::{counters, error::Result, guest::Guest};
 
 /// Counters by name.
 pub(super) type Counts = BTreeMap<String, u64>;
@@ -36,10 +31,10 @@ pub(super) struct Growth {
 }
 
 impl Snapshot {
-    pub(super) fn take(pair: &Pair, daemon: &Path) -> Result<Self> {
-        let status = Status::ask(daemon, pair)?;
+    pub(super) fn take(machines: &Machines) -> Result<Self> {
+        let status = machines.status()?;
         let request = |side| status.port(side).count("page_requests");
-        let [left, right] = pair.guests();
+        let [left, right] = machines.guests();
         Ok(Self {
             kernels: [of_kernel(left)?, of_kernel(right)?],
             modules: [counters::of_module(left)?, counters::of_module(right)?],

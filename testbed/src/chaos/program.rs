@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{case, machine::GROUP};
+use super::{
+    case,
+    machine::{GROUP, Machines},
+};
 use crate::{
     error::{Error, Result},
     guest::{Guest, Output, Running},
-    topology::{ADDRESSES, Pair},
+    topology::ADDRESSES,
     workload::{
         rdma::Device,
         server::{fresh_port, wait_until_listening},
@@ -84,8 +87,8 @@ pub(super) struct Duo {
 
 impl Duo {
     /// Starts both; the left one listens.
-    pub(super) fn start(pair: &Pair, devices: &[Device; 2], plan: &Plan<'_>) -> Result<Self> {
-        let [left, right] = pair.guests();
+    pub(super) fn start(machines: &Machines, plan: &Plan<'_>) -> Result<Self> {
+        let ([left, right], devices) = (machines.guests(), machines.devices());
         let port = fresh_port();
         let server = spawn(left, &devices[0], plan, 0, &["--listen".into(), port.to_string()])?;
         let server = wait_until_listening(left, server, port, LISTEN_LIMIT)?;

@@ -32,6 +32,20 @@ pub struct Options {
     pub together: Duration,
     /// The daemon's program.
     pub daemon: PathBuf,
+    /// What is between the guests.
+    pub wire: Wire,
+}
+
+/// What is between the guests of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wire {
+    /// Nothing: one daemon serves both.
+    None,
+    /// TCP, between a daemon for each.
+    Tcp,
+    /// rxe, between two hosts that are virtual machines and have a guest inside each. They run this daemon, which was
+    /// built with what it needs for RDMA devices.
+    Rxe(PathBuf),
 }
 
 /// What came of a run.
@@ -72,7 +86,7 @@ impl Outcome {
 pub fn run(provision: &Provision, options: &Options) -> Result<Outcome> {
     let mut plans = Vec::new();
     for series in &options.series {
-        plans.push(Blueprint::draw(provision, *series, &options.daemon)?);
+        plans.push(Blueprint::draw(provision, *series, &options.daemon, &options.wire)?);
     }
     let mut outcome = Outcome::default();
     let mut progress = Progress::new(plans.len() * options.cases.len());
@@ -94,8 +108,7 @@ pub fn run(provision: &Provision, options: &Options) -> Result<Outcome> {
             }
             progress.start(name);
             if let Some(machines) = &machines {
-                let daemon = &options.daemon;
-                let trial = Trial { machines, case, time, daemon, progress: &progress };
+                let trial = Trial { machines, case, time, progress: &progress };
                 if let Err(error) = trial.run(&mut result, &mut outputs) {
                     result.fail(error.to_string());
                 }
@@ -119,9 +132,9 @@ pub fn run(provision: &Provision, options: &Options) -> Result<Outcome> {
 }
 
 fn logs(machines: &Machines) -> Vec<(String, String)> {
-    let guests = machines.pair.guests().into_iter();
+    let guests = machines.guests().into_iter();
     // A guest that is gone has a console all the same.
     let logs =
         guests.filter_map(|g| Some((format!("dmesg of guest {}", g.name()), g.dmesg().ok()?)));
-    logs.chain(machines.pair.logs()).collect()
+    logs.chain(machines.logs()).collect()
 }

@@ -2,7 +2,6 @@
 //! One case on one pair of machines, from the settings before to the traces after.
 
 use std::{
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     complaint::complaints,
-    counters::nothing_is_held,
+    counters::nothing_is_held_of,
     error::{Error, Result},
     guest::{Command, Guest, Running},
 };
@@ -70,7 +69,6 @@ pub(super) struct Trial<'a> {
     pub machines: &'a Machines,
     pub case: &'a Case,
     pub time: Duration,
-    pub daemon: &'a Path,
     pub progress: &'a Progress,
 }
 
@@ -81,7 +79,12 @@ impl Trial<'_> {
         result: &mut CaseResult,
         outputs: &mut Vec<(String, String)>,
     ) -> Result<()> {
-        let guests = self.machines.pair.guests();
+        if self.case.dimms && self.machines.vms().is_none() {
+            result.verdict = Verdict::NotPossible;
+            result.reasons.push("nobody here plugs modules into guests inside of hosts".into());
+            return Ok(());
+        }
+        let guests = self.machines.guests();
         let heard = [lines(guests[0])?, lines(guests[1])?];
         for disturbance in self.case.disturbances {
             if let Some(why) = self.begin(disturbance)? {
@@ -90,9 +93,9 @@ impl Trial<'_> {
                 return Ok(());
             }
         }
-        let before = Snapshot::take(&self.machines.pair, self.daemon)?;
+        let before = Snapshot::take(self.machines)?;
         let mut counts = self.traffic(result, outputs)?;
-        let after = Snapshot::take(&self.machines.pair, self.daemon)?;
+        let after = Snapshot::take(self.machines)?;
         // The last was the first: swap space may only go when nobody is squeezed any more.
         for disturbance in self.case.disturbances.iter().rev() {
             for guest in guests {
@@ -105,7 +108,7 @@ impl Trial<'_> {
         }
         result.count(self.case, &growth);
         for (side, guest) in guests.into_iter().enumerate() {
-            nothing_is_held(self.daemon, &self.machines.pair, side)?;
+            nothing_is_held_of(guest, side, || self.machines.status())?;
             turn_memory_over(guest)?;
             let log = guest.dmesg()?;
             // What was logged before belongs to other cases.
@@ -119,7 +122,7 @@ impl Trial<'_> {
 
     /// Why it cannot be, if so.
     fn begin(&self, disturbance: &Disturbance) -> Result<Option<String>> {
-        for guest in self.machines.pair.guests() {
+        for guest in self.machines.guests() {
             let output = script(guest, disturbance.begin, self.case).output()?;
             if output.exit == Some(Exit::Code(IMPOSSIBLE)) {
                 return Ok(Some(output.all_text().trim().into()));
@@ -139,20 +142,18 @@ impl Trial<'_> {
         outputs: &mut Vec<(String, String)>,
     ) -> Result<[Counts; 2]> {
         let stop = Stop::default();
-        let pair = &self.machines.pair;
         thread::scope(|scope| {
             let stopped = StopAtEnd(&stop);
             let mut duos = Vec::new();
             for (number, program) in self.case.programs.iter().enumerate() {
                 let plan =
                     Plan { program, time: self.time, seed: number as u64 + 1, more: [&[]; 2] };
-                duos.push(Duo::start(pair, &self.machines.devices, &plan)?);
+                duos.push(Duo::start(self.machines, &plan)?);
             }
             let _loops = self.loops()?;
             let stop = &stop;
-            let dimms = self.case.dimms.then(|| {
-                [&pair.left, &pair.right].map(|vm| scope.spawn(move || dimm::cycle(vm, stop)))
-            });
+            let dimms = self.machines.vms().filter(|_| self.case.dimms);
+            let dimms = dimms.map(|vms| vms.map(|vm| scope.spawn(move || dimm::cycle(vm, stop))));
             let pairs = if self.case.deaths.is_empty() { 0 } else { death::PAIRS };
             let deaths = (0..pairs).map(|number| {
                 scope.spawn(move || death::cycle(self.machines, self.case.deaths, number, stop))
@@ -182,7 +183,7 @@ impl Trial<'_> {
     fn loops(&self) -> Result<Vec<Running>> {
         let mut running = Vec::new();
         for disturbance in self.case.disturbances.iter().filter(|d| !d.again.is_empty()) {
-            for guest in self.machines.pair.guests() {
+            for guest in self.machines.guests() {
                 let forever = format!("while :; do {}; done", disturbance.again);
                 running.push(script(guest, &forever, self.case).spawn()?);
             }
@@ -215,7 +216,7 @@ impl Trial<'_> {
                 return Ok(peaks);
             }
             self.progress.seen(&seen, self.time);
-            for (side, guest) in self.machines.pair.guests().into_iter().enumerate() {
+            for (side, guest) in self.machines.guests().into_iter().enumerate() {
                 let pids = duos.iter().map(|duo| duo.running[side].pid()).collect::<Vec<_>>();
                 let counts = gauges(guest, &pids)?;
                 let pinned = counts.get("VmPin").copied().unwrap_or_default();

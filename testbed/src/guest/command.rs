@@ -13,6 +13,7 @@ use super::channel::{Channel, Replies};
 use crate::error::{Error, Result};
 
 const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
 
 /// How long a killed command may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -150,6 +151,16 @@ impl Running {
             tracing::warn!(pid = self.pid, "a killed command has not ended");
         }
         Err(self.timed_out(limit))
+    }
+
+    /// Asks it to end with SIGTERM, and waits for that; after `limit` kills it. Whether it ended well is for
+    /// the caller to judge.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn stop(self, limit: Duration) -> Result<Output> {
+        self.signal(SIGTERM)?;
+        self.wait(limit)
     }
 
     /// Whether it has ended, without waiting.

@@ -14,6 +14,7 @@
 
 mod channel;
 mod command;
+mod place;
 
 use std::{os::unix::net::UnixStream, sync::Arc, time::Duration};
 
@@ -23,7 +24,10 @@ use vnic_guest_agent::{
 };
 
 use self::channel::{Channel, Replies};
-pub use self::command::{Command, Output, Running};
+pub use self::{
+    command::{Command, Output, Running},
+    place::Place,
+};
 use crate::{
     error::{Error, Result},
     vm::Console,

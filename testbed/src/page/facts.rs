@@ -82,8 +82,11 @@ fn machine(report: &bench::Report) -> Vec<(String, String)> {
 /// The commands that give these figures again.
 pub fn reproduce(inputs: &Inputs) -> Option<Markup> {
     let benches = inputs.benches.iter().map(|report| {
-        let usual =
-            if report.bench == "memory" { "cargo xtask bench memory" } else { "cargo xtask bench" };
+        let usual = match report.bench.as_str() {
+            "memory" => "cargo xtask bench memory",
+            bench::wire::NAME => "cargo xtask testbed --wire rxe",
+            _ => "cargo xtask bench",
+        };
         (title_of(&report.bench), report.commit.clone(), report.command.clone(), usual)
     });
     let testbed = inputs.testbed.iter().map(|report| {

@@ -21,7 +21,7 @@ const PAGE: &str = "report.html";
 const TESTBED: &str = "report";
 
 /// Names of the benches' reports, without their endings, in the order of the page.
-const BENCHES: [&str; 2] = ["bench", "memory"];
+const BENCHES: [&str; 3] = ["bench", "memory", "wire"];
 
 /// Keeps the report of a bench in `folder`, with what it was compared with, and renews the page there.
 /// Returns where the page is.

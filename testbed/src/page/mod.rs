@@ -7,6 +7,7 @@
 //!
 //! - [`Inputs`] is what it is made of, and [`render`] makes it, without looking at anything else.
 //! - [`gather`] reads the reports that earlier runs left, and writes the page.
+//! - [`overhead`]: what guests have over the verbs of their hosts, number by number.
 //! - [`plot`]: pictures; [`summary`], [`tables`], [`changes`], [`facts`]: the other parts.
 //!
 //! Names, notes and numbers come from programs and machines. They are text wherever they appear: the
@@ -15,6 +16,7 @@
 pub mod changes;
 pub mod facts;
 pub mod gather;
+pub mod overhead;
 pub mod plot;
 pub mod summary;
 pub mod tables;
@@ -26,7 +28,11 @@ use self::plot::{
     Plot, Shape, choose, draw,
     palette::{self, Palette},
 };
-use crate::{bench, compare::Comparison, report};
+use crate::{
+    bench::{self, wire},
+    compare::Comparison,
+    report,
+};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -63,6 +69,7 @@ pub fn render(inputs: &Inputs) -> String {
     let palette = Palette::new(lines.flatten().map(|line| &*line.device));
     let sections = [
         ("summary", "Summary", summary::section(inputs)),
+        ("overhead", "What virtualisation costs", overhead::section(inputs)),
         ("changes", "Changes", changes::section(&inputs.comparisons)),
         ("plots", "Plots", plots(&groups, &palette)),
         ("tables", "Tables", tables::section(inputs)),
@@ -143,6 +150,7 @@ fn title_of(bench: &str) -> String {
     match bench {
         "memory" => "Memory that is not pinned".into(),
         "path" => "Data path".into(),
+        wire::NAME => "Guests against bare verbs".into(),
         "testbed" => TESTBED.into(),
         other => other.into(),
     }

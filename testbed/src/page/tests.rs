@@ -87,3 +87,12 @@ fn nothing_measured_is_a_page_as_well() {
     assert!(page.contains("Nothing has been measured yet."), "{page}");
     assert!(!page.contains("<section"), "{page}");
 }
+
+#[test]
+fn what_virtualisation_costs() {
+    let inputs = Inputs { benches: vec![crate::bench::wire::tests::report()], ..Inputs::default() };
+    let section = overhead::section(&inputs).unwrap().into_string();
+    insta::assert_snapshot!(section.replace("><", ">\n<"));
+    assert!(render(&inputs).contains("id=\"overhead\""));
+    assert!(overhead::section(&small()).is_none());
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::eventfd::EventFd;
 use vnic_abi::event::PageResponseCode;
 use vnic_iommu::quiesce::{GuestPage, Invalidator};
 use vnic_iommu::{Gpa, GuestRam};
@@ -50,6 +51,8 @@ pub struct AddressSpace {
     areas: Mutex<BTreeMap<u64, Area>>,
     invalidation_page: Pages,
     invalidator: Invalidator,
+    /// How the device is told of invalidations that it has to acknowledge, if it has to.
+    acknowledged: Mutex<Option<Arc<EventFd>>>,
     /// Kept for as long as the invalidator looks at it.
     _epoch_page: Arc<Pages>,
 }
@@ -79,6 +82,7 @@ impl AddressSpace {
             areas: Mutex::new(BTreeMap::new()),
             invalidation_page,
             invalidator,
+            acknowledged: Mutex::default(),
             _epoch_page: Arc::clone(epoch_page),
         })
     }
@@ -195,11 +199,21 @@ impl AddressSpace {
         mut busy: impl FnMut(),
     ) -> Result<(), NotQuiescent> {
         let limit = Instant::now() + QUIESCENCE_LIMIT;
-        let waited = self.invalidator.invalidate(start, end, || {
+        let mut in_time = || {
             busy();
             Instant::now() < limit
-        });
-        waited.map_err(|_| NotQuiescent)
+        };
+        self.invalidator.invalidate(start, end, &mut in_time).map_err(|_| NotQuiescent)?;
+        let kick = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(kick) = kick else { return Ok(()) };
+        kick.write(1).expect("kick");
+        self.invalidator.wait_for_windows(in_time).map_err(|_| NotQuiescent)
+    }
+
+    /// From now on the device has to acknowledge invalidations, of which it is told by `kick`.
+    pub(super) fn have_acknowledged(&self, kick: &Arc<EventFd>) {
+        let kick = Some(Arc::clone(kick));
+        *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner) = kick;
     }
 
     /// Reserves `len` bytes of addresses in which nothing can be faulted in.

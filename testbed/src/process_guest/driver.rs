@@ -39,6 +39,8 @@ pub struct GuestOptions {
     pub paging: Paging,
     /// Send `INIT` with these features, or leave that to the test.
     pub init: Option<Features>,
+    /// Features that are accepted as well if the device offers them.
+    pub accept: Features,
 }
 
 impl Default for GuestOptions {
@@ -48,6 +50,7 @@ impl Default for GuestOptions {
             ram_file: RamFile::Memfd,
             paging: Paging::Level4,
             init: Some(Features::empty()),
+            accept: Features::empty(),
         }
     }
 }
@@ -118,6 +121,8 @@ pub struct Kernel {
     policy: RwLock<Arc<FaultPolicy>>,
     page_requests: Mutex<Vec<PageRequest>>,
     next_cookie: AtomicU64,
+    /// Features of the last `INIT`.
+    features: AtomicU64,
     closed: AtomicBool,
     stop: EventFd,
 }
@@ -208,6 +213,7 @@ impl Driver {
             policy: RwLock::new(Arc::new(|_: &PageRequest| FaultAnswer::Resolve)),
             page_requests: Mutex::default(),
             next_cookie: AtomicU64::new(1),
+            features: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             stop: EventFd::new(EFD_NONBLOCK).expect("eventfd"),
             ram,
@@ -215,7 +221,8 @@ impl Driver {
         });
         let driver = Arc::new(Self { threads: threads::start_threads(&kernel), kernel });
         if let Some(features) = driver.options.init {
-            driver.init(features).expect("INIT");
+            let offered = Features::from_bits_retain(driver.config.features.get());
+            driver.init(features | (driver.options.accept & offered)).expect("INIT");
         }
         Ok(driver)
     }
@@ -225,6 +232,12 @@ impl Kernel {
     /// The guest's RAM.
     pub fn ram(&self) -> &Ram {
         &self.ram
+    }
+
+    /// Features that the device was started with.
+    pub fn features(&self) -> Features {
+        // Relaxed: set before there is anything that depends on it.
+        Features::from_bits_retain(self.features.load(Ordering::Relaxed))
     }
 
     /// The configuration space as it was at connection time.
@@ -259,6 +272,9 @@ impl Kernel {
 
     /// Serves page requests for `pasid` from `space`.
     pub fn serve_space(&self, pasid: u32, space: &Arc<AddressSpace>) {
+        if self.features().contains(Features::ACKNOWLEDGE) {
+            space.have_acknowledged(&self.kick);
+        }
         let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
         spaces.insert(pasid, Arc::clone(space));
     }

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
+use vnic_abi::config::Features;
 use vnic_abi::ctrl::{AccessFlags, CmdOpcode, Handle, MrCreateReply};
 use vnic_abi::status::Status;
 use vnic_abi::wqe::Sge;
@@ -76,8 +77,17 @@ impl Endpoint {
     ///
     /// If any step fails.
     pub fn boot_with(socket: &Path, host: u8, options: GuestOptions) -> Self {
+        Self::boot_at(socket, Ipv4Addr::new(10, 0, 0, host), options)
+    }
+
+    /// As [`boot_with`](Self::boot_with), with an address of any network.
+    ///
+    /// # Panics
+    ///
+    /// If any step fails.
+    pub fn boot_at(socket: &Path, address: Ipv4Addr, options: GuestOptions) -> Self {
         let driver = Driver::boot_with(socket, options).expect("the guest attaches");
-        Self::open(&driver, host)
+        Self::open_at(&driver, address)
     }
 
     /// A new process of a running guest, whose address this sets as in [`boot`](Self::boot).
@@ -86,7 +96,11 @@ impl Endpoint {
     ///
     /// If any step fails.
     pub fn open(driver: &Arc<Driver>, host: u8) -> Self {
-        let gid = gid_of(Ipv4Addr::new(10, 0, 0, host));
+        Self::open_at(driver, Ipv4Addr::new(10, 0, 0, host))
+    }
+
+    fn open_at(driver: &Arc<Driver>, address: Ipv4Addr) -> Self {
+        let gid = gid_of(address);
         driver.gid_set(0, gid).expect("GID_SET");
         let ctx = Context::open(driver);
         let pd = Pd::new(&ctx);
@@ -277,12 +291,19 @@ pub struct Mr {
 }
 
 impl Mr {
-    /// Registers `length` bytes from `start`.
+    /// Registers `length` bytes from `start`. A driver that keeps pages where they are for the device makes them
+    /// present first; that they stay is up to the test.
     ///
     /// # Errors
     ///
     /// If the device refuses it.
     pub fn new(pd: &Arc<Pd>, start: u64, length: u64, access: AccessFlags) -> Result<Self, Status> {
+        if pd.ctx.driver.features().contains(Features::PIN) {
+            let page = start - start % FRAME;
+            let len = (start + length - page).next_multiple_of(FRAME);
+            let write = access.contains(AccessFlags::LOCAL_WRITE);
+            pd.ctx.space.fault_in(page, len, write, len / FRAME);
+        }
         let keys = pd.ctx.driver.mr_create(pd.handle, start, length, access)?;
         Ok(Self { pd: Arc::clone(pd), keys })
     }

@@ -25,14 +25,20 @@ const VERSION: u32 = 1;
 
 /// Modules in every image, with all that they need.
 const MODULES: &[&str] = &[
+    "9p",
+    "9pnet_virtio",
     "ext4",
     "ib_core",
     "ib_uverbs",
+    "kvm_amd",
+    "kvm_intel",
     "nd_pmem",
     "nfit",
     "rdma_cm",
     "rdma_rxe",
+    "sch_netem",
     "rdma_ucm",
+    "veth",
     "virtio_blk",
     "virtio_console",
     "virtio_net",
@@ -160,13 +166,13 @@ pub(super) fn build(
     Ok(Image { kernel: kernel.clone(), initramfs: folder.join("initramfs") })
 }
 
-struct Stage<'a> {
-    root: &'a Root,
-    folder: PathBuf,
+pub(super) struct Stage<'a> {
+    pub(super) root: &'a Root,
+    pub(super) folder: PathBuf,
 }
 
 impl Stage<'_> {
-    fn at(&self, guest: &str) -> PathBuf {
+    pub(super) fn at(&self, guest: &str) -> PathBuf {
         self.folder.join(guest.trim_start_matches('/'))
     }
 
@@ -246,7 +252,7 @@ impl Stage<'_> {
     }
 
     /// Copies one file of the root; of a link, the link and what it points to.
-    fn copy(&self, file: &Path) -> Result<()> {
+    pub(super) fn copy(&self, file: &Path) -> Result<()> {
         let (from, to) = (self.root.path().join(file), self.folder.join(file));
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).at("make", folder)?;
@@ -291,7 +297,7 @@ impl Stage<'_> {
         self.overlay(&overlay)
     }
 
-    fn overlay(&self, overlay: &Overlay) -> Result<()> {
+    pub(super) fn overlay(&self, overlay: &Overlay) -> Result<()> {
         let to = self.at(&overlay.guest);
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).at("make", folder)?;

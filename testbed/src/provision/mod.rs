@@ -15,12 +15,14 @@ pub mod root;
 pub mod workspace;
 
 mod agent;
+mod attach;
 mod bzimage;
 mod cpio;
 mod elf;
 mod host;
 mod kmod;
 mod logged;
+mod rxe;
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +39,7 @@ use self::{
 use crate::{
     error::{Doing, Result},
     process::cleanup,
+    vm::RunDir,
 };
 
 /// A machine that is ready: a root with kernels and compilers, a QEMU, an agent for the guests.
@@ -178,5 +181,25 @@ impl Provision {
     /// When an overlay cannot be read, or a program in it needs a library that the root lacks.
     pub fn image(&self, kernel: &Kernel, overlays: &[Overlay]) -> Result<Image> {
         image::build(&self.cache, &self.root, kernel, &self.agent, overlays)
+    }
+
+    /// An image with more files, for one run: what is built anew all the time, such as the daemon, need not be
+    /// packed and kept with all the rest each time. It is gone with the folder of the run. Programs find the
+    /// libraries that they need.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or a program needs a library that the root lacks.
+    pub fn attach(&self, image: &Image, files: &[Overlay], run: &RunDir) -> Result<Image> {
+        attach::build(&self.root, image, files, run)
+    }
+
+    /// The kernel's rxe with its defects mended, to be laid over an image of that kernel. Building it takes half a
+    /// minute and the source of the kernel from Debian's archive, once.
+    ///
+    /// # Errors
+    /// When the archive has no source of this kernel any more, or the source is another one than the mends were
+    /// written for, or make fails.
+    pub fn mended_rxe(&self, kernel: &Kernel) -> Result<Overlay> {
+        rxe::build(&self.cache, &self.root, kernel)
     }
 }

@@ -2,7 +2,8 @@
 //! Finds a QEMU that can attach the device.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
+    iter,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -43,9 +44,11 @@ impl Qemu {
         Self::of_root(root.path()).probed()
     }
 
+    /// The QEMU of a Debian root, which need not be there yet and is not asked for anything.
+    ///
     /// Runs the root's QEMU on the host's own file system, so that its sockets and files are
     /// ours: through the root's loader, since it needs a newer C library than the host may have.
-    fn of_root(root: &Path) -> Self {
+    pub(crate) fn of_root(root: &Path) -> Self {
         let libraries = root.join("usr/lib/x86_64-linux-gnu");
         let mut leading: Vec<OsString> =
             vec!["--argv0".into(), PROGRAM.into(), "--library-path".into()];
@@ -60,6 +63,16 @@ impl Qemu {
             environment: vec![("QEMU_MODULE_DIR", libraries.join("qemu").into())],
             version: String::new(),
         }
+    }
+
+    /// Variables, and words to which arguments can be added, for a machine in which its files are at the same place.
+    pub(crate) fn words(&self) -> (Vec<(String, String)>, Vec<String>) {
+        let text = |word: &OsStr| word.to_string_lossy().into_owned();
+        let variables = self.environment.iter();
+        let variables = variables.map(|(name, value)| (name.to_string(), text(value))).collect();
+        let words = iter::once(self.program.as_os_str());
+        let words = words.chain(self.leading.iter().map(OsString::as_os_str)).map(text).collect();
+        (variables, words)
     }
 
     /// A command to which arguments can be added.

@@ -2,6 +2,7 @@
 //! Guests that see each other.
 
 mod pinning;
+mod wire;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{
     guest::Guest,
     host::pages::Pages,
     provision::{image::Image, qemu::Qemu},
-    vm::{Accelerator, Hardware, Link, RunDir, Vm, VmConfig},
+    vm::{Accelerator, Hardware, Link, LinkSocket, Nest, RunDir, Vm, VmConfig},
 };
 
 /// Longest time for one step of a guest's set-up.
@@ -42,10 +43,14 @@ pub struct PairConfig {
     pub hardware: Hardware,
     /// The daemon that gives each guest a vNIC, if there is to be one.
     pub daemon: Option<DaemonConfig>,
+    /// Whether each guest has a daemon of its own, of that program, with a wire between them.
+    pub wire: bool,
     /// Modules to load in both guests once their network is up.
     pub modules: Vec<String>,
     /// Added to the kernel's command line.
     pub kernel_arguments: String,
+    /// What each guest has for one inside it, if it is to have one.
+    pub nest: Option<Nest>,
 }
 
 impl PairConfig {
@@ -58,8 +63,10 @@ impl PairConfig {
             huge_pages: false,
             hardware: Hardware::default(),
             daemon: None,
+            wire: false,
             modules: Vec::new(),
             kernel_arguments: String::new(),
+            nest: None,
         }
     }
 }
@@ -73,6 +80,8 @@ pub struct Pair {
     pub right: Vm,
     /// The daemon, if there is one.
     pub daemon: Option<Daemon>,
+    /// That of the right guest, if it has its own.
+    pub other: Option<Daemon>,
     /// Sockets and logs. The last field: it must outlive what uses them.
     pub run: RunDir,
 }
@@ -89,8 +98,7 @@ impl Pair {
         }
         let run = RunDir::new()?;
         let guests = [(NAMES[0], MACS[0]), (NAMES[1], MACS[1])];
-        let daemon = config.daemon.as_ref().map(|daemon| Daemon::start(daemon, &run, &guests));
-        let daemon = daemon.transpose()?;
+        let (daemon, other) = daemons(config, &run, &guests)?;
         let vm = |index: usize| {
             let mut vm = VmConfig::new(NAMES[index], config.accelerator);
             vm.memory = config.memory;
@@ -99,8 +107,14 @@ impl Pair {
             vm.hardware = config.hardware.clone();
             vm.kernel_arguments = config.kernel_arguments.clone();
             let socket = run.socket("network")?;
-            vm.link = Some(Link { socket, serves: index == 0, mac: MACS[index] });
-            vm.vnics = daemon.iter().map(|daemon| daemon.ports()[index].socket.clone()).collect();
+            vm.link = Some(Link {
+                socket: LinkSocket::Unix(socket),
+                serves: index == 0,
+                mac: MACS[index],
+            });
+            let ports = daemon.iter().chain(&other).flat_map(Daemon::ports);
+            vm.vnics = ports.skip(index).take(1).map(|port| port.socket.clone()).collect();
+            config.nest.iter().try_for_each(|nest| nest.equip(&run, &mut vm))?;
             Ok(vm)
         };
         let (left, right) = (vm(0)?, vm(1)?);
@@ -110,6 +124,7 @@ impl Pair {
             left: starting.0.wait_for_agent(left.boot_limit)?,
             right: starting.1.wait_for_agent(right.boot_limit)?,
             daemon,
+            other,
             run,
         };
         for (guest, address) in pair.guests().into_iter().zip(ADDRESSES) {
@@ -125,14 +140,34 @@ impl Pair {
     pub fn logs(&self) -> Vec<(String, String)> {
         let consoles = [&self.left, &self.right]
             .map(|vm| (format!("console of guest {}", vm.name()), vm.console()));
-        let daemon = self.daemon.iter().map(|daemon| ("vNIC daemon".into(), daemon.log()));
-        consoles.into_iter().chain(daemon).collect()
+        let daemons = self.daemons().map(|daemon| ("vNIC daemon".into(), daemon.log()));
+        consoles.into_iter().chain(daemons).collect()
+    }
+
+    /// The daemons, that of the left guest first.
+    pub fn daemons(&self) -> impl Iterator<Item = &Daemon> {
+        self.daemon.iter().chain(&self.other)
     }
 
     /// Both guests, the left first.
     pub fn guests(&self) -> [&Guest; 2] {
         [self.left.guest(), self.right.guest()]
     }
+}
+
+/// One daemon for both guests, or one for each, or none.
+fn daemons(
+    config: &PairConfig,
+    run: &RunDir,
+    guests: &[(&str, [u8; 6]); 2],
+) -> Result<(Option<Daemon>, Option<Daemon>)> {
+    let Some(daemon) = &config.daemon else { return Ok((None, None)) };
+    if !config.wire {
+        return Ok((Some(Daemon::start(daemon, run, guests)?), None));
+    }
+    let [left, right] = DaemonConfig::vnics_with_a_wire(&daemon.program, run.path())?;
+    let right = Daemon::start(&right, run, &guests[1..])?;
+    Ok((Some(Daemon::start(&left, run, &guests[..1])?), Some(right)))
 }
 
 fn configure(guest: &Guest, address: &str, modules: &[String]) -> Result<()> {

@@ -73,7 +73,7 @@ fn boots_under_kvm(qemu: &Qemu, image: &Image) -> Result<bool> {
     config.kernel_arguments = PROBE_ARGUMENT.into();
     // The agent's port is part of the machine, so something has to listen.
     let files = Files::new(&run, &config)?;
-    let agent = &files.agent;
+    let agent = files.agent.path();
     let _listener = std::os::unix::net::UnixListener::bind(agent).at("listen on", agent)?;
     let mut command = qemu.command();
     command.args(arguments::of(image, &config, &files));

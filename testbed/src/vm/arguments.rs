@@ -8,7 +8,10 @@ use std::{
 
 use vnic_guest_agent::PORT_NAME;
 
-use super::{Accelerator, Files, Hardware, VmConfig};
+use super::{
+    Accelerator, AgentEnd, Files, Hardware, VmConfig,
+    config::{LinkSocket, PortEnd, SerialPort, Share},
+};
 use crate::provision::{image::Image, qemu::DEVICE};
 
 /// Quick to boot, quiet, and gone at the first panic. The slow parts of an emulated machine, such
@@ -36,9 +39,11 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
     list.option("-machine", machine);
     match config.accelerator {
         Accelerator::Kvm => list.option("-accel", "kvm").option("-cpu", "host"),
-        Accelerator::Tcg => list
-            .option("-accel", "tcg,thread=multi")
-            .option("-cpu", "qemu64,+x2apic,+rdrand,+smep,+smap,+pdpe1gb"),
+        Accelerator::Tcg => {
+            let own = if config.virtualization { ",+svm,+npt" } else { "" };
+            list.option("-accel", "tcg,thread=multi")
+                .option("-cpu", format!("qemu64,+x2apic,+rdrand,+smep,+smap,+pdpe1gb{own}"))
+        }
     };
     list.option("-smp", config.processors.to_string());
     list.memory(config);
@@ -47,9 +52,16 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
     list.option("-append", format!("{KERNEL_ARGUMENTS} {}", config.kernel_arguments));
     list.option("-serial", with_path("file:", &files.serial, ""));
 
-    list.option("-device", "virtio-serial-pci,max_ports=2");
-    list.option("-chardev", with_path("socket,id=agent,path=", &files.agent, ""));
+    // The first one is kept for a console.
+    let ports = 2 + config.ports.len();
+    list.option("-device", format!("virtio-serial-pci,max_ports={ports}"));
+    let agent = match &files.agent {
+        AgentEnd::Socket(path) => with_path("socket,id=agent,path=", path, ""),
+        AgentEnd::Device(path) => with_path("pipe,id=agent,path=", path, ""),
+    };
+    list.option("-chardev", agent);
     list.option("-device", format!("virtserialport,chardev=agent,name={PORT_NAME}"));
+    list.ports(&config.ports);
 
     let end = ",server=on,wait=off";
     list.option("-chardev", with_path("socket,id=monitor,path=", &files.monitor, end));
@@ -58,8 +70,18 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
     list.disks(&files.disks);
     if let Some(link) = &config.link {
         let end = if link.serves { ",server=on" } else { ",server=off,reconnect-ms=50" };
-        let options = format!(",addr.type=unix{end}");
-        list.option("-netdev", with_path("stream,id=net,addr.path=", &link.socket, &options));
+        let netdev = match &link.socket {
+            LinkSocket::Unix(path) => {
+                let options = format!(",addr.type=unix{end}");
+                with_path("stream,id=net,addr.path=", path, &options)
+            }
+            LinkSocket::Tcp(host, port) => {
+                let address = format!("addr.type=inet,addr.host={host},addr.port={port}");
+                format!("stream,id=net,{address}{end}").into()
+            }
+            LinkSocket::User => "user,id=net".into(),
+        };
+        list.option("-netdev", netdev);
         // Without the boot ROM, which the root need not have.
         let card = format!("virtio-net-pci,netdev=net,romfile=,mac={}", link.mac_text());
         list.option("-device", card);
@@ -71,6 +93,7 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
         let device = format!("{DEVICE},virtio-id={id},{VNIC_SHAPE},chardev=vnic{number}");
         list.option("-device", device);
     }
+    list.shares(&config.shares);
     list.0
 }
 
@@ -157,6 +180,32 @@ impl List {
         }
     }
 
+    fn ports(&mut self, ports: &[SerialPort]) {
+        for (number, port) in ports.iter().enumerate() {
+            let chardev = match &port.to {
+                PortEnd::Socket(path) => {
+                    let before = format!("socket,id=port{number},path=");
+                    with_path(&before, path, ",server=on,wait=off")
+                }
+                PortEnd::File(path) => with_path(&format!("file,id=port{number},path="), path, ""),
+            };
+            self.option("-chardev", chardev);
+            let device = format!("virtserialport,chardev=port{number},name={}", port.name);
+            self.option("-device", device);
+        }
+    }
+
+    fn shares(&mut self, shares: &[Share]) {
+        for (number, share) in shares.iter().enumerate() {
+            let before = format!("local,id=share{number},path=");
+            // Who owns what is of no interest, and links are followed by the guest.
+            let after = ",security_model=none,readonly=on";
+            self.option("-fsdev", with_path(&before, &share.folder, after));
+            let device = format!("virtio-9p-pci,fsdev=share{number},mount_tag={}", share.tag);
+            self.option("-device", device);
+        }
+    }
+
     fn disks(&mut self, files: &[std::path::PathBuf]) {
         for (number, file) in files.iter().enumerate() {
             // What a disk holds need not outlive the machine, so nothing is ever flushed.
@@ -196,7 +245,7 @@ mod tests {
         let image = Image { kernel, initramfs: "/c/initramfs".into() };
         let disk = |number| format!("/run/disk,{number}").into();
         let files = Files {
-            agent: "/run/agent".into(),
+            agent: AgentEnd::Socket("/run/agent".into()),
             monitor: "/run/qmp".into(),
             serial: "/run/serial".into(),
             disks: (0..config.hardware.disks.len()).map(disk).collect(),
@@ -209,7 +258,7 @@ mod tests {
     #[test]
     fn a_full_command_line() {
         let mut config = VmConfig::new("left", Accelerator::Tcg);
-        let socket = "/run/a,b/net".into();
+        let socket = LinkSocket::Unix("/run/a,b/net".into());
         config.link = Some(Link { socket, serves: true, mac: [2, 0, 0, 0, 0, 0x1f] });
         config.vnics.push("/run/port-a".into());
         insta::assert_snapshot!(text(&config));

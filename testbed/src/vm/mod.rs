@@ -8,6 +8,7 @@ pub mod config;
 mod dimm;
 mod disk;
 pub mod hardware;
+mod nested;
 mod processors;
 pub mod qmp;
 mod run_dir;
@@ -26,8 +27,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use self::{
     accel::Accelerator,
-    config::{Link, VmConfig},
+    config::{Link, LinkSocket, PortEnd, SerialPort, Share, VmConfig},
     hardware::{Hardware, Hotplug, Node},
+    nested::{Nest, NestedVm},
     run_dir::RunDir,
 };
 use crate::{
@@ -47,6 +49,7 @@ pub struct Vm {
     child: Child,
     guest: Option<Guest>,
     console: Arc<Console>,
+    accelerator: Accelerator,
     boot_time: Duration,
     monitor_socket: PathBuf,
     /// Connected when it is first used.
@@ -71,7 +74,8 @@ impl Vm {
     /// When QEMU cannot be started.
     pub fn start(qemu: &Qemu, image: &Image, run: &RunDir, config: &VmConfig) -> Result<Starting> {
         let files = Files::new(run, config)?;
-        let listener = UnixListener::bind(&files.agent).at("listen on", &files.agent)?;
+        let listener =
+            UnixListener::bind(files.agent.path()).at("listen on", files.agent.path())?;
         for (disk, size) in files.disks.iter().zip(&config.hardware.disks) {
             let file = fs::File::create(disk).at("make", disk)?;
             file.set_len(u64::from(*size) << 20).at("size", disk)?;
@@ -97,6 +101,7 @@ impl Vm {
             child,
             guest: None,
             console,
+            accelerator: config.accelerator,
             boot_time: Duration::ZERO,
             monitor_socket: files.monitor,
             monitor: Mutex::new(None),
@@ -114,6 +119,11 @@ impl Vm {
     pub fn guest(&self) -> &Guest {
         // Set by `wait_for_agent`, the only way to get a `Vm`.
         self.guest.as_ref().expect("a booted guest has an agent")
+    }
+
+    /// How its processors run.
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator
     }
 
     /// From the start of QEMU to the agent's first answer.
@@ -214,11 +224,28 @@ impl Starting {
     }
 }
 
+/// Where QEMU finds the other end of the agent's channel.
+#[derive(Debug, Clone)]
+enum AgentEnd {
+    /// At a socket that somebody listens to.
+    Socket(PathBuf),
+    /// At a device: a serial port of the machine that QEMU itself runs in.
+    Device(PathBuf),
+}
+
+impl AgentEnd {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Socket(path) | Self::Device(path) => path,
+        }
+    }
+}
+
 /// The files of one machine in the run's folder.
 #[derive(Debug)]
 struct Files {
     /// Where the agent's channel ends.
-    agent: PathBuf,
+    agent: AgentEnd,
     /// Where QEMU serves its monitor.
     monitor: PathBuf,
     /// What the console prints.
@@ -232,7 +259,7 @@ impl Files {
         let name = &config.name;
         let disk = |number| run.path().join(format!("{name}.disk{number}"));
         Ok(Self {
-            agent: run.socket(&format!("{name}.agent"))?,
+            agent: AgentEnd::Socket(run.socket(&format!("{name}.agent"))?),
             monitor: run.socket(&format!("{name}.qmp"))?,
             serial: run.path().join(format!("{name}.console.log")),
             disks: (0..config.hardware.disks.len()).map(disk).collect(),

@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    end::End,
     rdma::Device,
     server::{fresh_port, wait_until_listening},
 };
 use crate::{
     error::{Error, Result},
     guest::Output,
-    topology::{ADDRESSES, Pair},
+    topology::Pair,
 };
 
 /// How long a server may take to listen.
@@ -67,7 +68,20 @@ pub fn run(
     arguments: &[&str],
     limit: Duration,
 ) -> Result<Output> {
-    let [left, right] = pair.guests();
+    between(&End::of_pair(pair, devices), program, arguments, limit)
+}
+
+/// As [`run`], between any two ends; the server is at the first.
+///
+/// # Errors
+/// As [`run`].
+pub fn between(
+    ends: &[End; 2],
+    program: &str,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<Output> {
+    let [server, client] = ends;
     let port = fresh_port();
     let argv = |device: &Device, server: Option<&str>| {
         let gid = device.gid_index.to_string();
@@ -76,16 +90,16 @@ pub fn run(
         let argv = own.into_iter().chain(arguments.iter().copied()).chain(server);
         argv.map(String::from).collect::<Vec<_>>()
     };
-    let server = left.command(argv(&devices[0], None)).spawn()?;
-    let server = wait_until_listening(left, server, port, SERVER_LIMIT)?;
-    let client = right.command(argv(&devices[1], Some(ADDRESSES[0]))).limit(limit).run();
-    let client = client.map_err(|error| {
+    let serving = server.place.command(argv(&server.device, None)).spawn()?;
+    let serving = wait_until_listening(server.place.guest(), serving, port, SERVER_LIMIT)?;
+    let argv = argv(&client.device, Some(&server.address));
+    let output = client.place.command(argv).limit(limit).run().map_err(|error| {
         // The server often knows the reason better than the client.
-        let served = server.output_so_far().map(|output| output.all_text()).unwrap_or_default();
-        error.with_output(&format!("Its server in guest {} had printed:\n{served}", left.name()))
+        let served = serving.output_so_far().map(|output| output.all_text()).unwrap_or_default();
+        error.with_output(&format!("Its server in {} had printed:\n{served}", server.place))
     })?;
-    server.wait(limit)?.success()?;
-    Ok(client)
+    serving.wait(limit)?.success()?;
+    Ok(output)
 }
 
 /// Runs a latency program, `ib_write_lat` for example.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    end::End,
     rdma::Device,
     server::{fresh_port, wait_until_listening},
 };
 use crate::{
     error::{Error, Result},
-    topology::{ADDRESSES, Pair},
+    topology::Pair,
 };
 
 const PROGRAM: &str = "ibv_rc_pingpong";
@@ -65,7 +66,15 @@ pub fn run(
     options: &Options,
     limit: Duration,
 ) -> Result<RoundTrips> {
-    let [left, right] = pair.guests();
+    between(&End::of_pair(pair, devices), options, limit)
+}
+
+/// As [`run`], between any two ends; the server is at the first.
+///
+/// # Errors
+/// As [`run`].
+pub fn between(ends: &[End; 2], options: &Options, limit: Duration) -> Result<RoundTrips> {
+    let [server, client] = ends;
     let port = fresh_port();
     let argv = |device: &Device, server: Option<&str>| {
         let numbers = [
@@ -79,16 +88,16 @@ pub fn run(
         argv.extend(options.flags().into_iter().chain(server).map(String::from));
         argv
     };
-    let server = left.command(argv(&devices[0], None)).spawn()?;
-    let server = wait_until_listening(left, server, port, SERVER_LIMIT)?;
-    let client = right.command(argv(&devices[1], Some(ADDRESSES[0]))).limit(limit).run();
-    let client = client.map_err(|error| {
-        let served = server.output_so_far().map(|output| output.all_text()).unwrap_or_default();
-        error.with_output(&format!("Its server in guest {} had printed:\n{served}", left.name()))
+    let serving = server.place.command(argv(&server.device, None)).spawn()?;
+    let serving = wait_until_listening(server.place.guest(), serving, port, SERVER_LIMIT)?;
+    let argv = argv(&client.device, Some(&server.address));
+    let output = client.place.command(argv).limit(limit).run().map_err(|error| {
+        let served = serving.output_so_far().map(|output| output.all_text()).unwrap_or_default();
+        error.with_output(&format!("Its server in {} had printed:\n{served}", server.place))
     })?;
-    let served = server.wait(limit)?.success()?.all_text();
+    let served = serving.wait(limit)?.success()?.all_text();
     intact(&served)?;
-    parse(options, &client.stdout_text())
+    parse(options, &output.stdout_text())
 }
 
 fn intact(served: &str) -> Result<()> {

@@ -22,7 +22,7 @@ pub(crate) fn fresh_port() -> u16 {
     18_515 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000
 }
 
-/// Waits until something in the guest listens on `port`.
+/// Waits until something listens on `port` in the network namespace of the server.
 ///
 /// Servers announce themselves in a buffered output, which arrives too late.
 pub(crate) fn wait_until_listening(
@@ -33,8 +33,10 @@ pub(crate) fn wait_until_listening(
 ) -> Result<Running> {
     let until = Instant::now() + limit;
     loop {
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            if listens(&guest.read_text(table)?, port) {
+        for table in ["tcp", "tcp6"] {
+            // Its own table: it may be in a network namespace. Once it has ended it has none.
+            let table = guest.read_text(&format!("/proc/{}/net/{table}", server.pid()));
+            if listens(&table.unwrap_or_default(), port) {
                 return Ok(server);
             }
         }

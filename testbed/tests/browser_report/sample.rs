@@ -47,7 +47,7 @@ pub fn hostile() -> Inputs {
             row.subject = EVIL.into();
             row.case = format!("{EVIL}, {}", row.case);
             row.device = format!("{EVIL} {}", row.device);
-            row.compared = Some(bench::Compared { times: 2.0, with: EVIL.into() });
+            row.compared = Some(bench::Compared { times: 2.0, with: EVIL.into(), within: None });
         }
         for verdict in &mut report.verdicts {
             verdict.goal = EVIL.into();

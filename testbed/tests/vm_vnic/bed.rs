@@ -20,7 +20,7 @@ use vnic_testbed::{
         workspace::Workspace,
     },
     topology::{ADDRESSES, NETDEV, Pair, PairConfig},
-    vm::{Accelerator, Link, Vm, VmConfig},
+    vm::{Accelerator, Link, LinkSocket, Vm, VmConfig},
     workload::{
         pingpong,
         rdma::{Device, wait_until_ready},
@@ -68,7 +68,9 @@ pub fn with_pair_of(
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bed = Bed::boot(series, choose)?;
     let ended = test(&mut bed).and_then(|()| bed.kernels_are_content());
-    if ended.is_err() {
+    if let Err(error) = &ended {
+        // Once more at the end: the logs are long, and whoever shows them may cut them.
+        eprintln!("--- failed: {error:#}");
         bed.show_logs();
     }
     ended
@@ -117,7 +119,8 @@ impl Bed {
         config.processors = self.config.processors;
         config.hardware = self.config.hardware.clone();
         let socket = self.pair.run.socket("network")?;
-        config.link = Some(Link { socket, serves: side == 0, mac: port.mac });
+        config.link =
+            Some(Link { socket: LinkSocket::Unix(socket), serves: side == 0, mac: port.mac });
         config.vnics = vec![port.socket.clone()];
         let vm = Vm::boot(&self.provision.qemu, &self.image, &self.pair.run, &config)?;
         let address = ADDRESSES[side];
@@ -138,6 +141,11 @@ impl Bed {
     /// What the daemon says of itself. That it says it in time shows that it is well.
     pub fn status(&self) -> vnic_testbed::Result<Status> {
         Status::ask(&self.program, &self.pair)
+    }
+
+    /// Waits until both daemons have found each other and know the addresses of each other's guests.
+    pub fn is_linked(&self) -> Result<()> {
+        Ok(self.pair.wait_for_the_wire(&self.program, LIMIT)?)
     }
 
     /// Messages in both directions, with their contents checked.

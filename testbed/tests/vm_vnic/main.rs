@@ -35,6 +35,7 @@ macro_rules! with_both_kernels {
 
 with_both_kernels! {
     programs::run_unmodified as programs_run_unmodified_6_12, programs_run_unmodified_7_3;
+    programs::run_over_a_wire as programs_run_over_a_wire_6_12, programs_run_over_a_wire_7_3;
     memory::is_not_pinned as memory_is_not_pinned_6_12, memory_is_not_pinned_7_3;
     memory_map::changes_under_traffic as the_memory_map_changes_under_traffic_6_12,
         the_memory_map_changes_under_traffic_7_3;

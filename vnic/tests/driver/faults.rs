@@ -54,7 +54,8 @@ fn asked(end: &Endpoint, base: u64) -> Vec<(i64, u64)> {
 
 /// A counter of `vnic status` about the page requests of the port `name`.
 pub fn pages(pair: &Pair, name: &str, counter: &str) -> u64 {
-    let status = pair.daemon.status();
+    let daemon = if name == "b" { pair.daemon_of_b() } else { &pair.daemon };
+    let status = daemon.status();
     let ports = status["ports"].as_array().expect("a list of ports");
     let port = ports.iter().find(|port| port["name"] == name).expect("a port of that name");
     port["pages"][counter].as_u64().unwrap_or_else(|| panic!("{counter} in {port}"))
@@ -66,7 +67,7 @@ impl Pair {
         let daemon = daemon_options().config(config).start();
         let a = Endpoint::boot_with(&daemon.socket("a"), 1, GuestOptions::default());
         let b = Endpoint::boot_with(&daemon.socket("b"), 2, GuestOptions::default());
-        Self { a, b, daemon }
+        Self { a, b, daemon, other: None }
     }
 }
 
@@ -139,7 +140,7 @@ fn wide_qps(pair: &Pair) -> (Qp, Qp) {
 
 #[test]
 fn every_entry_of_both_lists_is_asked_for_before_the_first_answer() {
-    let pair = Pair::new();
+    let pair = Pair::on_one_daemon();
     let (qa, qb) = wide_qps(&pair);
     let region = |end: &Endpoint| end.lazy_region(3 * 4096);
     let here: Vec<_> = (0..16).map(|_| region(&pair.a)).collect();
@@ -201,7 +202,7 @@ fn entries_that_are_neighbours_are_one_request() {
 
 #[test]
 fn an_atomic_asks_for_both_its_places_at_once() {
-    let pair = Pair::with(GuestOptions {
+    let pair = Pair::on_one_daemon_with(GuestOptions {
         init: Some(vnic_abi::config::Features::ATOMIC),
         ..GuestOptions::default()
     });

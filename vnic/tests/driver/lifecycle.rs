@@ -140,7 +140,7 @@ fn guests_come_and_go_in_any_order() {
 #[test]
 fn the_memory_of_a_guest_goes_with_it() {
     for workers in [1, 3] {
-        let Pair { a, b, daemon } = Pair::with_workers(workers);
+        let Pair { a, b, daemon, .. } = Pair::with_workers(workers);
         let both = guest_mappings(&daemon);
         let (qa, qb) = (a.qp(), b.qp());
         connect(&qa, &qb);
@@ -161,27 +161,27 @@ fn the_memory_of_a_guest_goes_with_it() {
 
 #[test]
 fn a_reset_is_a_new_start() {
-    let Pair { mut a, mut b, mut daemon } = Pair::new();
+    let Pair { mut a, mut b, mut daemon, .. } = Pair::on_one_daemon();
     for _ in 0..5 {
-        let pair = Pair { a, b, daemon };
+        let pair = Pair { a, b, daemon, other: None };
         let qps = busy(&pair);
         let driver = Arc::clone(&pair.a.driver);
         driver.init(Features::empty()).expect("INIT");
         assert_nothing_held(&driver);
         drop(qps);
         // What the old process held is gone; its names mean nothing any more.
-        let Pair { a: old, b: other, daemon: same } = pair;
+        let Pair { a: old, b: other, daemon: same, .. } = pair;
         drop(old);
         (a, b, daemon) = (Endpoint::open(&driver, 1), other, same);
     }
-    Pair { a, b, daemon }.finish();
+    Pair { a, b, daemon, other: None }.finish();
 }
 
 #[test]
 fn sigterm_ends_a_busy_daemon() {
-    let pair = Pair::new();
+    let pair = Pair::on_one_daemon();
     let qps = busy(&pair);
-    let Pair { a, b, daemon } = pair;
+    let Pair { a, b, daemon, .. } = pair;
     daemon.stop();
     // The guests see the device go.
     for end in [&a, &b] {
@@ -200,7 +200,7 @@ fn status_of(daemon: &Daemon, name: &str) -> serde_json::Value {
 
 #[test]
 fn the_status_shows_what_guests_hold() {
-    let Pair { a, b, daemon } = Pair::new();
+    let Pair { a, b, daemon, .. } = Pair::on_one_daemon();
     let kinds = ["pasids", "contexts", "pds", "mrs", "cqs", "qps"];
     let held = |name: &str| {
         let port = status_of(&daemon, name);

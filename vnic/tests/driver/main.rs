@@ -24,3 +24,5 @@ mod regions;
 mod state_machine;
 mod storms;
 mod victim;
+mod wire;
+mod wire_loss;

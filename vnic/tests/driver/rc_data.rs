@@ -4,9 +4,12 @@
 use vnic_abi::cqe::{CqeFlags, WcOpcode, WcStatus};
 use vnic_abi::wqe::Sge;
 use vnic_testbed::process_guest::UserBuffer;
-use vnic_testbed::process_guest::verbs::{ALL_ACCESS, Mr, Qp, QpOptions, SendWr, connect};
+use vnic_testbed::process_guest::verbs::{
+    ALL_ACCESS, ConnectOptions, Mr, Qp, QpOptions, SendWr, connect,
+};
 
 use crate::common::{Pair, assert_same, pattern};
+use crate::faults::wait_until;
 
 const SIZES: [u64; 15] =
     [0, 1, 2, 63, 64, 65, 128, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20, (1 << 20) + 1];
@@ -147,6 +150,31 @@ fn write_with_immediate_in_every_size() {
         assert_eq!(u64::from(done.byte_len), size, "{what}");
         assert_only(&to, target, &data, what);
     });
+    drop((qa, qb, from_mr, to_mr));
+    pair.finish();
+}
+
+/// The bytes are there before the element that tells of them, which ends the wait as soon as it comes.
+#[test]
+fn a_write_with_immediate_waits_for_an_element() {
+    let pair = Pair::new();
+    // 491 ms, as IBTA numbers it: nothing but the element ends the wait.
+    let slow = ConnectOptions { min_rnr_timer: 31, ..ConnectOptions::default() };
+    let (qa, qb) = pair.qps_with(&slow);
+    let (from, from_mr) = pair.a.region(LEN);
+    let (to, to_mr) = pair.b.region(LEN);
+    for (round, size) in [1, 64, 65_537, 1 << 20].into_iter().enumerate() {
+        let data = pattern(size, size);
+        from.write(0, &data);
+        let sge = from_mr.sge(from.addr(), size as u32);
+        qa.post_send(&SendWr::write(&[sge], to.addr(), to_mr.rkey()).imm([1, 2, 3, 4]).id(size));
+        wait_until("the bytes", || to.read(0, size) == data);
+        assert!(qa.send_cq.poll().is_none(), "nobody was told of {size} bytes");
+        qb.post_recv(round as u64, &[]);
+        let done = qb.recv_cq.expect(round as u64);
+        assert_eq!((u64::from(done.byte_len), done.imm), (size, [1, 2, 3, 4]));
+        qa.send_cq.expect(size);
+    }
     drop((qa, qb, from_mr, to_mr));
     pair.finish();
 }

@@ -355,7 +355,7 @@ fn networks_are_separate() {
 #[test]
 fn a_guest_that_dies_is_a_retry_error_for_its_peers() {
     let pair = Pair::new();
-    let Pair { a, b, daemon } = pair;
+    let Pair { a, b, daemon, other } = pair;
     let (qa, qb) = (a.qp(), b.qp());
     connect_with(&qa, &qb, &impatient());
     let (to, to_mr) = b.region(1 << 20);
@@ -385,8 +385,8 @@ fn a_guest_that_dies_is_a_retry_error_for_its_peers() {
     drop((qa, qb, from_mr, to_mr, to));
     drop(b);
     // The next guest on that port finds a working device.
-    let b = Endpoint::boot(&daemon.socket("b"), 2);
-    let pair = Pair { a, b, daemon };
+    let b = Endpoint::boot(&other.as_ref().unwrap_or(&daemon).socket("b"), 2);
+    let pair = Pair { a, b, daemon, other };
     let (qa, qb) = pair.qps();
     let (to, to_mr) = pair.b.region(64);
     qa.post_send(&SendWr::write(&[], to.addr(), to_mr.rkey()).inline(b"newcomer"));

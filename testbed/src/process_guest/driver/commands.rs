@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Each control command as a function.
 
+use std::sync::atomic::Ordering;
+
 use vnic_abi::ABI_VERSION;
 use vnic_abi::config::Features;
 use vnic_abi::ctrl::{
@@ -102,6 +104,8 @@ impl Kernel {
 
     /// `INIT` as given.
     pub fn init_with(&self, init: &Init) -> Answer<()> {
+        // Relaxed: see `features`.
+        self.features.store(init.features.get(), Ordering::Relaxed);
         self.call(CmdOpcode::Init, init)
     }
 

@@ -16,7 +16,7 @@ use crate::{
         progress::Step,
     },
     topology::{ADDRESSES, NETDEV},
-    vm::{Accelerator, Link, RunDir, Vm, VmConfig},
+    vm::{Accelerator, Link, LinkSocket, RunDir, Vm, VmConfig},
     workload::{rdma::Device, rxe, vnic},
 };
 
@@ -89,7 +89,7 @@ impl Bed {
         let mut config = VmConfig::new(NAME, accelerator);
         config.memory = MEMORY;
         config.hardware.disks = vec![SWAP];
-        config.link = Some(Link { socket, serves: false, mac: MAC });
+        config.link = Some(Link { socket: LinkSocket::Unix(socket), serves: false, mac: MAC });
         config.vnics = daemon.ports().iter().map(|port| port.socket.clone()).collect();
         let vm = Vm::boot(&provision.qemu, &image, &run, &config)?;
         let devices = set_up(vm.guest())?;
