@@ -8,8 +8,9 @@ use vnic_testbed::{
     provision::{Provision, kernel::Series, workspace::Workspace},
 };
 
-/// How far times may be from their goals, on an emulated machine that other tests have warmed up.
-const SLACK: f64 = 10.0;
+/// How far times may be from their goals in a single round on an emulated machine: far enough that only what grows with the
+/// thousand regions or the length of memory gets there, and no noise.
+const SLACK: f64 = 100.0;
 
 fn everything_is_measured(series: Series) -> Result<()> {
     let workspace = Workspace::here();

@@ -10,6 +10,8 @@ pub mod ctrl;
 pub mod device;
 pub mod engine;
 pub mod fabric;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod object;
 pub mod pages;
 pub mod port;

@@ -209,7 +209,7 @@ impl Session {
 }
 
 /// Help for unit tests of this crate.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod testing {
     use super::*;
     use crate::device::DeviceConfig;
@@ -241,15 +241,29 @@ pub mod testing {
         session_on(Device::new(DeviceConfig::default()), features)
     }
 
+    /// Where the epochs of [`session_in`] are.
+    pub const EPOCHS: Gpa = Gpa(0);
+    /// Where what is taken back in the address space of [`session_in`] is announced.
+    pub const INVALIDATION: Gpa = Gpa(0x2000);
+
     /// As [`session_with`], on a device of the test's own.
     pub fn session_on(device: Arc<Device>, features: Features) -> (Arc<Session>, u32) {
-        let ram = ram();
-        let epoch_page = GuestPage::new(&ram, Gpa(0)).unwrap();
+        session_in(device, features, Arc::new(Nobody), ram(), Gpa(0x1000))
+    }
+
+    /// As [`session_on`], with somebody who hears of it, in memory of the test's own, with its page tables there.
+    pub fn session_in(
+        device: Arc<Device>,
+        features: Features,
+        up: Arc<dyn PortEvents>,
+        ram: GuestRam,
+        root: Gpa,
+    ) -> (Arc<Session>, u32) {
+        let epoch_page = GuestPage::new(&ram, EPOCHS).unwrap();
         let config = PortConfig::new("test");
-        let session =
-            Session::new(device, Arc::new(Nobody), &config, features, ram.into(), epoch_page);
-        let pasid =
-            session.pasid_bind(Gpa(0x1000), vnic_abi::ctrl::PagingMode::X86Level4, Gpa(0x2000));
+        let session = Session::new(device, up, &config, features, ram.into(), epoch_page);
+        let mode = vnic_abi::ctrl::PagingMode::X86Level4;
+        let pasid = session.pasid_bind(root, mode, INVALIDATION);
         let ctx = session.ctx_create(pasid.unwrap(), Gpa(0x3000)).unwrap();
         let pd = session.pd_create(ctx).unwrap();
         (session, pd)

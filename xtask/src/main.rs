@@ -7,6 +7,7 @@ mod ci;
 mod compare;
 mod driver;
 mod fitness;
+mod fuzz;
 mod hosts;
 mod test;
 mod testbed;
@@ -40,6 +41,7 @@ enum Command {
     Bench(bench::Args),
     /// Run every test: unit, process guests, virtual machines, model checks
     Test(test::Args),
+    Fuzz(fuzz::Args),
     /// Build the guest kernel module for the guest kernels
     Kmod(driver::KernelArgs),
     /// Build the rdma-core provider for the guests
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Chaos(args) => chaos::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Kmod(args) => driver::kmod(&args),
         Command::Provider => driver::provider(),
         Command::Image(args) => driver::image(&args),

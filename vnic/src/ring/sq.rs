@@ -26,7 +26,7 @@ impl Element {
     }
 
     /// An element with this content, a stride long.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut element = Self { len: bytes.len(), ..Self::new(bytes.len() as u32) };
         zerocopy::IntoBytes::as_mut_bytes(&mut *element.words).copy_from_slice(bytes);

@@ -56,7 +56,7 @@ pub trait Lane: Send {
 }
 
 /// Help for unit tests of this crate.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod testing {
     use super::*;
     use std::collections::VecDeque;

@@ -115,7 +115,7 @@ pub struct Preamble {
 }
 
 impl Preamble {
-    fn write(&self) -> Vec<u8> {
+    pub(crate) fn write(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(self.version.to_le_bytes());
         bytes.push(match self.purpose {
@@ -129,7 +129,7 @@ impl Preamble {
         bytes
     }
 
-    fn read(stream: &mut impl Read) -> Result<Self, SecureError> {
+    pub(crate) fn read(stream: &mut impl Read) -> Result<Self, SecureError> {
         let head = array::<11>(stream)?;
         if head[..8] != MAGIC {
             return Err(SecureError::Stranger);

@@ -29,6 +29,11 @@ struct Storm {
 impl Storm {
     /// `count` queue pairs of `from` write into fresh memory of `to`.
     fn new(from: &Endpoint, to: &Endpoint, count: u64) -> Self {
+        Self::posting(from, to, count, |_| {})
+    }
+
+    /// The same, with `posted` called after each has begun.
+    fn posting(from: &Endpoint, to: &Endpoint, count: u64, posted: impl Fn(u64)) -> Self {
         let (buffer, mr) = to.lazy_region(2 * count * 4096);
         let connected = (0..count).map(|_| {
             let (a, b) = (from.qp(), to.qp());
@@ -41,6 +46,7 @@ impl Storm {
             // Every second page, so that no request is another's neighbour.
             let to = buffer.addr() + 2 * index * 4096;
             a.post_send(&SendWr::write(&[], to, mr.rkey()).inline(b"storm").id(index));
+            posted(index);
         }
         Self { qps, buffer, _mr: mr }
     }
@@ -84,8 +90,13 @@ fn a_process_that_is_never_answered_holds_up_no_other_of_its_guest() {
     let maker = &pair.a;
     let victim = Endpoint::open(&pair.a.driver, 1);
     ignore_process(maker);
-    let storm = Storm::new(maker, maker, 100);
-    wait_until("the storm", || requests_of(maker).len() >= OWN_SHARE);
+    // Each has its place in line before the next one begins: doorbells that ring together are seen in any order.
+    let storm = Storm::posting(maker, maker, 100, |index| {
+        wait_until("a place in line", || {
+            requests_of(maker).len() as u64 + pages(&pair, "a", "deferred") > index
+        });
+    });
+    assert_eq!(requests_of(maker).len(), OWN_SHARE);
     let (qa, qb) = (victim.qp(), victim.qp());
     connect(&qa, &qb);
     faulting_rounds(&qa, &victim, 200);
