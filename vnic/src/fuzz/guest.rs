@@ -198,9 +198,8 @@ impl Guest {
             let here = (PAGE_SIZE - at % PAGE_SIZE).min((len - done) as u64) as usize;
             let range = done..done + here;
             done += here;
-            (here != 0).then(|| {
-                (Gpa(self.frames[(at / PAGE_SIZE) as usize].0 + at % PAGE_SIZE), range)
-            })
+            (here != 0)
+                .then(|| (Gpa(self.frames[(at / PAGE_SIZE) as usize].0 + at % PAGE_SIZE), range))
         })
     }
 
@@ -272,17 +271,16 @@ impl Guest {
 }
 
 impl Guest {
+    /// The driver goes. Step the worker once more: what it is told by this would hold the device.
+    pub fn end(&self) {
+        // Nobody steps the worker meanwhile: it is as good as asleep, and need not be waited for.
+        self.session.device.grace().sleep(self.qp.worker);
+        self.session.end();
+    }
+
     /// Answers all page requests.
     pub fn serve_all(&self) {
         while self.serve() {}
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // Nobody steps the worker any more: it is as good as asleep, and need not be waited for.
-        self.session.device.grace().sleep(self.qp.worker);
-        self.session.end();
     }
 }
 

@@ -438,7 +438,12 @@ pub fn run(data: &[u8]) {
         pair.look();
     }
     pair.finish();
-    let devices = pair.0.each_ref().map(|end| Arc::downgrade(&end.device()));
+    let devices = pair.0.each_mut().map(|end| {
+        let device = end.device();
+        end.guest.end();
+        end.worker.step(&device);
+        Arc::downgrade(&device)
+    });
     drop(pair);
     assert!(devices.iter().all(|device| device.strong_count() == 0), "something holds a device");
 }

@@ -207,7 +207,7 @@ pub fn run(data: &[u8]) {
     scene.far.give_room(100);
     scene.guest.serve_all();
     scene.step();
-    // Takes mail of the last moment, which would hold the device.
+    scene.guest.end();
     scene.worker.step(&scene.device);
     let device = Arc::downgrade(&scene.device);
     drop(scene);
