@@ -155,9 +155,9 @@ struct Pair([End; 2]);
 impl Pair {
     fn new(rnr_timers: [u8; 2]) -> Self {
         let mut pair = Self([End::new(0), End::new(1)]);
-        for end in 0..2 {
-            let peer = pair.0[1 - end].guest.qp.qpn;
-            pair.0[end].guest.connect(gid(1 - end), peer, rnr_timers[end]);
+        let numbers = pair.0.each_ref().map(|end| end.guest.qp.qpn);
+        for (index, timer) in rnr_timers.into_iter().enumerate() {
+            pair.0[index].guest.connect(gid(1 - index), numbers[1 - index], timer);
         }
         pair.meet();
         pair
