@@ -8,7 +8,7 @@
 mod rig;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rig::{Load, Work};
+use rig::{Load, Work, direct};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use vnic::ring::cq::CompletionRing;
@@ -26,6 +26,19 @@ fn steps(criterion: &mut Criterion) {
         if work == Work::Bulk {
             group.throughput(Throughput::Bytes(64 << 10));
         }
+        group.bench_function(format!("{work:?}"), |bencher| {
+            bencher.iter_custom(|times| {
+                let since = Instant::now();
+                load.run(times);
+                since.elapsed()
+            });
+        });
+    }
+    group.finish();
+    // By a device of the host that takes no time: what direct adds to what that does.
+    let mut group = criterion.benchmark_group("direct");
+    for work in direct::Work::ALL {
+        let mut load = direct::Load::new(work, 1);
         group.bench_function(format!("{work:?}"), |bencher| {
             bencher.iter_custom(|times| {
                 let since = Instant::now();

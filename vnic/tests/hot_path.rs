@@ -6,7 +6,7 @@
 #[path = "../benches/rig/mod.rs"]
 mod rig;
 
-use rig::{Load, Work};
+use rig::{Load, Work, direct};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -46,6 +46,13 @@ fn requests_allocate_nothing() {
         load.run(10_000);
         assert_eq!(ALLOCATED.get() - before, 0, "{work:?}");
     }
+    for work in direct::Work::ALL {
+        let mut load = direct::Load::new(work, 4);
+        load.run(2000);
+        let before = ALLOCATED.get();
+        load.run(10_000);
+        assert_eq!(ALLOCATED.get() - before, 0, "direct {work:?}");
+    }
     // The counter counts.
     let before = ALLOCATED.get();
     drop(std::hint::black_box(Box::new(7)));
@@ -82,6 +89,12 @@ fn requests_make_no_system_call() {
         let mut load = Load::new(work, 4);
         load.run(2000);
         assert!(survives_without_calls(|| load.run(10_000)), "{work:?}");
+    }
+    // What the host's device itself does is not the daemon's.
+    for work in direct::Work::ALL {
+        let mut load = direct::Load::new(work, 4);
+        load.run(2000);
+        assert!(survives_without_calls(|| load.run(10_000)), "direct {work:?}");
     }
     // The watch bites.
     assert!(!survives_without_calls(|| drop(std::hint::black_box(std::fs::metadata("/")))));

@@ -5,6 +5,8 @@
 //! [`BASE`], and everything is mapped, writable and dirty from the start.
 #![allow(dead_code)] // reason: each program uses its part of it
 
+pub mod direct;
+
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -80,9 +82,21 @@ pub struct Qp {
 impl Guest {
     /// Attaches guest `number` with `ram` bytes, whose data pages are of `1 << page_shift` bytes.
     pub fn attach(device: &Arc<Device>, number: u8, ram: u64, page_shift: u32) -> Self {
-        let ram = anonymous_ram(ram as usize);
-        let len = ram.contiguous(Gpa(0)).expect("RAM").len() as u64;
         let config = PortConfig::new(&format!("guest{number}"));
+        let ram = anonymous_ram(ram as usize);
+        Self::attach_as(device, number, config, ram, page_shift, Features::ATOMIC)
+    }
+
+    /// The same on a port of this kind, with memory of its own, and a driver that takes these features.
+    pub fn attach_as(
+        device: &Arc<Device>,
+        number: u8,
+        config: PortConfig,
+        ram: GuestRam,
+        page_shift: u32,
+        features: Features,
+    ) -> Self {
+        let len = ram.contiguous(Gpa(0)).expect("RAM").len() as u64;
         let port = device.attach(config, ram.clone(), Arc::new(Nobody)).expect("a port");
         let table = PageTableBuilder::new(&ram, PagingMode::Level4, Gpa(0x10_0000), Gpa(TABLES))
             .expect("room");
@@ -102,7 +116,7 @@ impl Guest {
         };
         let [epochs, invalidations, doorbell] = [0; 3].map(|_| guest.pages(1));
         let port = &guest.port;
-        port.init(ABI_VERSION, Features::ATOMIC, epochs).expect("INIT");
+        port.init(ABI_VERSION, features, epochs).expect("INIT");
         port.gid_set(0, GidType::RoceV2, guest.gid).expect("GID_SET");
         let pasid =
             port.pasid_bind(table.root(), WireMode::X86Level4, invalidations).expect("bound");
@@ -255,6 +269,10 @@ impl Qp {
     }
 
     fn connect_to(&self, peer: &Self) {
+        self.connect_to_number(peer.gid, peer.qpn);
+    }
+
+    fn connect_to_number(&self, gid: [u8; 16], qpn: u32) {
         type M = QpAttrMask;
         self.modify(
             M::STATE | M::PKEY_INDEX | M::PORT | M::ACCESS_FLAGS,
@@ -265,7 +283,7 @@ impl Qp {
                 ..QpAttr::default()
             },
         );
-        let av = AddressVector { dgid: peer.gid, hop_limit: 64, ..AddressVector::default() };
+        let av = AddressVector { dgid: gid, hop_limit: 64, ..AddressVector::default() };
         self.modify(
             M::STATE
                 | M::AV
@@ -277,7 +295,7 @@ impl Qp {
             &QpAttr {
                 state: QpState::Rtr.0,
                 path_mtu: 5,
-                dest_qpn: peer.qpn.into(),
+                dest_qpn: qpn.into(),
                 max_dest_rd_atomic: 1,
                 min_rnr_timer: 1,
                 av,

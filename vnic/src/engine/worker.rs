@@ -195,8 +195,8 @@ impl Worker {
             } else if idle_passes.is_multiple_of(CLOCK)
                 && idle_since.elapsed() >= device.config().spin
             {
-                self.sleep(handle);
-                idle_passes = 0;
+                // Who has just asked to be woken looks once more, and need not wait that long again for nothing.
+                idle_passes = if self.sleep(handle) { CLOCK - 1 } else { 0 };
             }
         }
         device.grace().sleep(self.index);
@@ -347,8 +347,9 @@ impl Worker {
         self.core.slots.retain(|uid| live.contains(&uid));
     }
 
-    /// Sleeps until a kick, mail, a change of contexts, a message by a lane, or a timer.
-    fn sleep(&mut self, handle: &Handle) {
+    /// Sleeps until a kick, mail, a change of contexts, a message by a lane, or a timer, unless there is something to look at
+    /// first. Whether it has to be called again after one look, since it has only just asked to be told of completions.
+    fn sleep(&mut self, handle: &Handle) -> bool {
         let has_lanes = !(self.core.lanes.is_empty() && self.core.direct.is_empty());
         let bell = handle.bell.get().filter(|_| has_lanes);
         if let Some(bell) = bell {
@@ -361,22 +362,30 @@ impl Worker {
             || handle.has_mail.load(Ordering::SeqCst)
             || handle.version.load(Ordering::SeqCst) != self.version
             || handle.stop.load(Ordering::SeqCst)
-            || self.core.lanes.arm()
-            || done::arm(&self.core);
-        if !work {
+            || self.core.lanes.arm();
+        let again = !work && done::arm(&self.core);
+        if !(work || again) {
             let device = self.core.device.clone();
             self.recent.clear();
             self.core.watch.clear();
             device.grace().sleep(self.index);
             let time = self.core.timers.next(Instant::now());
-            match (bell, time) {
+            let files = match (bell, time) {
                 (Some(bell), time) => bell.sleep(time),
-                (None, Some(time)) => std::thread::park_timeout(time),
-                (None, None) => std::thread::park(),
-            }
+                (None, Some(time)) => {
+                    std::thread::park_timeout(time);
+                    false
+                }
+                (None, None) => {
+                    std::thread::park();
+                    false
+                }
+            };
             device.grace().wake(self.index);
-            self.core.lanes.acknowledge();
-            done::acknowledge(&self.core);
+            if files {
+                self.core.lanes.acknowledge();
+                done::acknowledge(&self.core);
+            }
             forget_lost(&mut self.core, handle);
             // Pages of contexts that were removed meanwhile are not ours to write.
             self.reload(handle);
@@ -385,6 +394,7 @@ impl Worker {
         if let Some(bell) = bell {
             bell.ignore();
         }
+        again
     }
 }
 

@@ -11,6 +11,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
+/// What an event is of.
+const RUNG: u64 = 0;
+const FILE: u64 = 1;
+
 /// What a worker listens to in its sleep.
 #[derive(Debug)]
 pub struct Bell {
@@ -28,7 +32,7 @@ impl Bell {
     pub fn new() -> Result<Self, Errno> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let rung = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &rung, EventData::new_u64(0), EventFlags::IN)?;
+        epoll::add(&epoll, &rung, EventData::new_u64(RUNG), EventFlags::IN)?;
         Ok(Self { epoll, rung, listens: AtomicBool::new(false) })
     }
 
@@ -38,7 +42,7 @@ impl Bell {
     ///
     /// Those of the operating system.
     pub fn add(&self, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        epoll::add(&self.epoll, file, EventData::new_u64(0), EventFlags::IN)
+        epoll::add(&self.epoll, file, EventData::new_u64(FILE), EventFlags::IN)
     }
 
     /// `file` does not end the sleep any more.
@@ -72,18 +76,28 @@ impl Bell {
         }
     }
 
-    /// Sleeps until somebody rings, a file is readable, or the time is over.
-    pub fn sleep(&self, time: Option<Duration>) {
+    /// Sleeps until somebody rings, a file is readable, or the time is over. Whether a file may be readable: if not, nobody has
+    /// to ask each of them.
+    pub fn sleep(&self, time: Option<Duration>) -> bool {
         let mut events = [const { std::mem::MaybeUninit::<Event>::uninit() }; 8];
         let time = time.map(|time| Timespec {
             tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         });
-        // Whatever ends it: the worker looks at everything afterwards.
-        let _ = epoll::wait(&self.epoll, &mut events, time.as_ref());
-        let mut rung = [0; 8];
-        // Empty, if it was not that which ended the sleep.
-        let _ = rustix::io::read(&self.rung, &mut rung);
+        let Ok((ready, _)) = epoll::wait(&self.epoll, &mut events, time.as_ref()) else {
+            // Whatever ended it: the worker looks at everything.
+            return true;
+        };
+        let mut files = false;
+        for event in ready {
+            if event.data.u64() == RUNG {
+                let mut rung = [0; 8];
+                let _ = rustix::io::read(&self.rung, &mut rung);
+            } else {
+                files = true;
+            }
+        }
+        files
     }
 }
 
@@ -104,10 +118,10 @@ mod tests {
         assert!(since.elapsed() >= Duration::from_millis(20), "nobody listened to the first ring");
         let other = bell.clone();
         let ringer = std::thread::spawn(move || other.ring());
-        bell.sleep(None);
+        assert!(!bell.sleep(None), "there is no file");
         ringer.join().unwrap();
         let since = Instant::now();
-        bell.sleep(Some(Duration::from_millis(20)));
+        assert!(!bell.sleep(Some(Duration::from_millis(20))));
         assert!(since.elapsed() >= Duration::from_millis(20), "it was heard once");
     }
 
@@ -117,7 +131,9 @@ mod tests {
         let file = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
         bell.add(file.as_fd()).unwrap();
         bell.listen();
-        bell.sleep(None);
+        assert!(bell.sleep(None), "it is readable");
+        bell.ring();
+        assert!(bell.sleep(None), "as well");
         drop(file);
         let since = Instant::now();
         bell.sleep(Some(Duration::from_millis(20)));
