@@ -256,6 +256,12 @@ static int vnic_probe(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "cannot start the device: error %d\n", err);
 		goto err_stop;
 	}
+	/*
+	 * Once, for nothing: hypervisors make ready what a first access needs,
+	 * so that no program has to wait for that, and some cannot do it right
+	 * after a page fault.
+	 */
+	virtqueue_notify(dev->kick_vq);
 	vnic_eventq_fill(dev);
 	vnic_faultq_fill(dev);
 	err = vnic_pair_start(dev);

@@ -77,11 +77,16 @@ impl GuestsOfHosts {
         let starting = [start(0)?, start(1)?];
         let [left, right] = starting.map(|vm| vm.wait_for_agent(BOOT_LIMIT));
         let guests = [left?, right?];
-        for (vm, address) in guests.iter().zip(ADDRESSES) {
-            configure(vm.guest(), address)?;
-        }
-        let device = |side: usize| vnic::set_up_one(guests[side].guest(), ADDRESSES[side]);
-        let devices = [device(0)?, device(1)?];
+        let configured = || {
+            for (vm, address) in guests.iter().zip(ADDRESSES) {
+                configure(vm.guest(), address)?;
+            }
+            let device = |side: usize| vnic::set_up_one(guests[side].guest(), ADDRESSES[side]);
+            Ok([device(0)?, device(1)?])
+        };
+        // What stops a machine is only told by its QEMU.
+        let devices = configured()
+            .map_err(|error: Error| guests.iter().fold(error, |error, vm| vm.explained(error)))?;
         let booted = Self { guests, daemons, devices, hosts };
         booted.wait_for_the_wire()?;
         booted.guests()[0].run(["ping", "-c1", "-W5", ADDRESSES[1]], LIMIT)?;

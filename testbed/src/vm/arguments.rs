@@ -52,9 +52,11 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
     list.option("-append", format!("{KERNEL_ARGUMENTS} {}", config.kernel_arguments));
     list.option("-serial", with_path("file:", &files.serial, ""));
 
+    // Only the old layout has ports to tell devices by.
+    let layout = if config.port_notify { ",disable-modern=on,disable-legacy=off" } else { "" };
     // The first one is kept for a console.
     let ports = 2 + config.ports.len();
-    list.option("-device", format!("virtio-serial-pci,max_ports={ports}"));
+    list.option("-device", format!("virtio-serial-pci,max_ports={ports}{layout}"));
     let agent = match &files.agent {
         AgentEnd::Socket(path) => with_path("socket,id=agent,path=", path, ""),
         AgentEnd::Device(path) => with_path("pipe,id=agent,path=", path, ""),
@@ -67,7 +69,7 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
     list.option("-chardev", with_path("socket,id=monitor,path=", &files.monitor, end));
     list.option("-mon", "chardev=monitor,mode=control");
 
-    list.disks(&files.disks);
+    list.disks(&files.disks, layout);
     if let Some(link) = &config.link {
         let end = if link.serves { ",server=on" } else { ",server=off,reconnect-ms=50" };
         let netdev = match &link.socket {
@@ -83,7 +85,7 @@ pub(super) fn of(image: &Image, config: &VmConfig, files: &Files) -> Vec<OsStrin
         };
         list.option("-netdev", netdev);
         // Without the boot ROM, which the root need not have.
-        let card = format!("virtio-net-pci,netdev=net,romfile=,mac={}", link.mac_text());
+        let card = format!("virtio-net-pci,netdev=net,romfile=,mac={}{layout}", link.mac_text());
         list.option("-device", card);
     }
     for (number, socket) in config.vnics.iter().enumerate() {
@@ -206,7 +208,7 @@ impl List {
         }
     }
 
-    fn disks(&mut self, files: &[std::path::PathBuf]) {
+    fn disks(&mut self, files: &[std::path::PathBuf], layout: &str) {
         for (number, file) in files.iter().enumerate() {
             // What a disk holds need not outlive the machine, so nothing is ever flushed.
             let before = format!(
@@ -215,7 +217,7 @@ impl List {
             self.option("-blockdev", with_path(&before, file, ""));
             self.option(
                 "-device",
-                format!("virtio-blk-pci,id=drive{number},drive=disk{number},discard=on"),
+                format!("virtio-blk-pci,id=drive{number},drive=disk{number},discard=on{layout}"),
             );
         }
     }
@@ -296,6 +298,23 @@ mod tests {
             disks: vec![2048, 64],
         };
         insta::assert_snapshot!(text(&config));
+    }
+
+    #[test]
+    fn devices_are_told_by_ports_but_the_vnic() {
+        let mut config = VmConfig::new("left", Accelerator::Kvm);
+        config.port_notify = true;
+        config.link =
+            Some(Link { socket: LinkSocket::User, serves: true, mac: [2, 0, 0, 0, 0, 1] });
+        config.vnics.push("/run/port-a".into());
+        config.hardware.disks = vec![64];
+        let text = text(&config);
+        let told = |name: &str| {
+            let found = text.lines().find(|line| line.starts_with(name)).unwrap();
+            found.contains(",disable-modern=on,disable-legacy=off")
+        };
+        assert!(["virtio-serial-pci", "virtio-net-pci", "virtio-blk-pci"].into_iter().all(told));
+        assert!(!told(DEVICE), "it has no old layout");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct VmConfig {
     pub vnics: Vec<PathBuf>,
     /// Whether it can run virtual machines itself with the help of its processor, where the machine underneath lets it.
     pub virtualization: bool,
+    /// Whether drivers tell devices of news by I/O ports, as far as devices let them, and not by memory.
+    pub port_notify: bool,
     /// Folders of the machine underneath that the guest may read.
     pub shares: Vec<Share>,
     /// Serial ports beside the agent's.
@@ -53,6 +55,7 @@ impl VmConfig {
             link: None,
             vnics: Vec::new(),
             virtualization: false,
+            port_notify: false,
             shares: Vec::new(),
             ports: Vec::new(),
             virtio_id: 38,

@@ -80,6 +80,11 @@ impl Nest {
         let helped = outer.shell(kvm).output()?.success().is_ok();
         let mut config = config.clone();
         config.accelerator = if helped { Accelerator::Kvm } else { Accelerator::Tcg };
+        // The first access to a page that is a device's is emulated by KVM, which refuses to ("KVM internal error. Suberror: 3")
+        // while an exception is being delivered. Since Linux 6.14 it asks the type of the event that the processor left, and
+        // not whether there is one; QEMU's processors leave the type of the last exception. So whoever touches such a
+        // page first, and had a page fault since the last exit, stops the machine.
+        config.port_notify = true;
         // With two, one in five of the machines died at odd places, with their hosts' stacks overwritten: emulated processors
         // that virtualize do not do it well at the same time.
         config.processors = 1;
@@ -183,7 +188,8 @@ impl NestedVm {
         self.qemu().output_so_far().map(|output| output.all_text()).unwrap_or_default()
     }
 
-    fn explained(&self, error: Error) -> Error {
+    /// The error, with what its QEMU has said so far.
+    pub(crate) fn explained(&self, error: Error) -> Error {
         error.with_output(&format!("QEMU of {} had said:\n{}", self.guest.name(), self.said()))
     }
 }
