@@ -37,9 +37,11 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
     // By a device of the host that takes no time: what direct adds to what that does.
     let mut group = criterion.benchmark_group("direct");
-    for work in direct::Work::ALL {
-        let mut load = direct::Load::new(work, 1);
-        group.bench_function(format!("{work:?}"), |bencher| {
+    let alone = direct::Work::ALL.map(|work| (format!("{work:?}"), direct::Load::new(work, 1)));
+    let among = direct::Load::new(direct::Work::Write, 1).among(900);
+    let loads = alone.into_iter().chain([("Write, among 900 that wait".into(), among)]);
+    for (name, mut load) in loads {
+        group.bench_function(name, |bencher| {
             bencher.iter_custom(|times| {
                 let since = Instant::now();
                 load.run(times);

@@ -172,6 +172,8 @@ pub struct Load {
     work: Work,
     guest: Guest,
     qps: Vec<Qp>,
+    /// Others that only wait for messages.
+    idle: Vec<Qp>,
     buffer: u64,
     next: usize,
 }
@@ -201,7 +203,20 @@ impl Load {
         // Nobody here has that address: it is a stranger's.
         qps.iter().for_each(|qp| qp.connect_to_number([99; 16], 7));
         let buffer = guest.buffer(4096);
-        Self { device, worker, work, guest, qps, buffer, next: 0 }
+        Self { device, worker, work, guest, qps, idle: Vec::new(), buffer, next: 0 }
+    }
+
+    /// Adds as many queue pairs that have receives posted, and get nothing.
+    pub fn among(mut self, idle: usize) -> Self {
+        for _ in 0..idle {
+            let mut qp = self.guest.qp(64, 64);
+            qp.connect_to_number([99; 16], 7);
+            qp.receive(sge(self.buffer, 64, self.guest.key));
+            qp.ring();
+            self.idle.push(qp);
+        }
+        while self.worker.step(&self.device) {}
+        self
     }
 
     /// Carries out `requests` of them, and checks that all complete. Of [`Work::Batch`], whole batches.

@@ -9,6 +9,7 @@ use crate::engine::timer::Timers;
 use crate::engine::watch::Watch;
 use crate::fabric::ahead::Ahead;
 use crate::fabric::direct::nic::Nic;
+use crate::fabric::direct::watched::Watched;
 use crate::fabric::local::Scratch;
 use crate::fabric::relay::lanes::Lanes;
 use crate::object::cq::Cq;
@@ -163,7 +164,7 @@ pub struct Core {
     /// Lanes to other daemons.
     pub lanes: Lanes,
     /// Queue pairs that go direct.
-    pub direct: Vec<Arc<Qp>>,
+    pub direct: Watched,
     /// Devices of the host that this worker listens to: any by which one of those has gone.
     pub nics: Vec<Arc<dyn Nic>>,
     /// Queue pairs whose responders have something to look at that concerns another daemon.
@@ -188,7 +189,7 @@ impl Core {
             scratch: Scratch::default(),
             reaches: Reaches::new(past_caches),
             lanes: Lanes::default(),
-            direct: Vec::new(),
+            direct: Watched::default(),
             nics: Vec::new(),
             indebted: Vec::new(),
         }

@@ -363,7 +363,7 @@ impl Worker {
             || handle.version.load(Ordering::SeqCst) != self.version
             || handle.stop.load(Ordering::SeqCst)
             || self.core.lanes.arm();
-        let again = !work && done::arm(&self.core);
+        let again = !work && done::arm(&mut self.core);
         if !(work || again) {
             let device = self.core.device.clone();
             self.recent.clear();
@@ -384,7 +384,7 @@ impl Worker {
             device.grace().wake(self.index);
             if files {
                 self.core.lanes.acknowledge();
-                done::acknowledge(&self.core);
+                done::acknowledge(&mut self.core);
             }
             forget_lost(&mut self.core, handle);
             // Pages of contexts that were removed meanwhile are not ours to write.
@@ -429,9 +429,7 @@ fn adopt_direct(core: &mut Core, handle: &Handle, qp: Arc<Qp>) {
         }
         core.nics.push(nic);
     }
-    if !core.direct.iter().any(|held| Arc::ptr_eq(held, &qp)) {
-        core.direct.push(qp);
-    }
+    core.direct.add(qp);
 }
 
 /// Takes a lane over. Whom nothing would wake when something comes by it does not have it.

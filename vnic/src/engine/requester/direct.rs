@@ -41,6 +41,7 @@ impl Requester {
                         Ok(()) => {
                             done.requests += 1;
                             done.bytes += request.total;
+                            core.direct.note(qp);
                         }
                         Err(NotPosted::Full) if !state.sends.is_empty() => {
                             self.ring.go_back(1);

@@ -4,43 +4,34 @@
 use super::nic::Done;
 use super::queue::{Posted, Sent, State, WorkId};
 use super::receive;
+use super::watched::{Look, RECENT};
 use crate::engine::core::Core;
 use crate::engine::requester::{Requester, complete};
 use crate::engine::responder::{enter_error, fail};
 use crate::object::qp::Qp;
+use arrayvec::ArrayVec;
 use smallvec::SmallVec;
 use std::sync::{Arc, Weak};
 use vnic_abi::cqe::{Cqe, CqeFlags, WcOpcode, WcStatus};
 use vnic_abi::ctrl::{QpAttr, QpAttrMask, QpState};
 use vnic_abi::event::EventKind;
 
-/// What came of a look at a queue pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
-    /// It does not go this way any more.
-    Gone,
-    /// Nothing was there.
-    Nothing,
-    /// Something was done.
-    Something,
-}
-
-/// Looks at every queue pair of the worker that goes this way. `each` gets those that may go on. `true` if anything was
+/// A pass over the queue pairs of the worker that go this way. `each` gets those that may go on. `true` if anything was
 /// done.
 pub fn poll(core: &mut Core, mut each: impl FnMut(&Arc<Qp>)) -> bool {
-    let mut qps = std::mem::take(&mut core.direct);
+    let mut watched = std::mem::take(&mut core.direct);
     let mut busy = false;
-    qps.retain(|qp| match look(core, qp) {
-        Look::Gone => false,
-        Look::Nothing => true,
-        Look::Something => {
+    watched.pass(|qp| {
+        let look = look(core, qp);
+        if look == Look::Something {
             busy = true;
             each(qp);
-            true
         }
+        look
     });
-    qps.append(&mut core.direct);
-    core.direct = qps;
+    // In its place is what was noted meanwhile.
+    let meanwhile = std::mem::replace(&mut core.direct, watched);
+    meanwhile.iter().for_each(|qp| core.direct.add(qp.clone()));
     busy
 }
 
@@ -224,7 +215,7 @@ pub fn has_flushed(core: &mut Core, qp: &Arc<Qp>) -> bool {
 
 /// Before the worker sleeps: has completions end the sleep. `true` if there may be some already, and everything has to be
 /// looked at once more.
-pub fn arm(core: &Core) -> bool {
+pub fn arm(core: &mut Core) -> bool {
     let mut new = false;
     for direct in core.direct.iter().filter_map(|qp| qp.direct.as_deref()) {
         let mut state = direct.lock();
@@ -235,17 +226,31 @@ pub fn arm(core: &Core) -> bool {
             new = true;
         }
     }
+    if new {
+        core.direct.look_at_all();
+    }
     new
 }
 
-/// After the sleep: those of which a device has told are not armed any more.
-pub fn acknowledge(core: &Core) {
+/// After the sleep: those of which a device has told are not armed any more, and are looked at first.
+pub fn acknowledge(core: &mut Core) {
+    let mut told = ArrayVec::<Arc<Qp>, RECENT>::new();
+    let mut any = false;
     for nic in &core.nics {
         nic.take_events(core.worker, &mut |qpn| {
-            let told = core.device.qpns().read().get(&qpn).and_then(Weak::upgrade);
-            if let Some(direct) = told.as_ref().and_then(|qp| qp.direct.as_deref()) {
+            let Some(qp) = core.device.qpns().read().get(&qpn).and_then(Weak::upgrade) else {
+                return;
+            };
+            if let Some(direct) = qp.direct.as_deref() {
                 direct.lock().armed = false;
+                any |= told.try_push(qp).is_err();
             }
         });
+        // Then each of its queue pairs has something to learn.
+        any |= nic.is_lost();
+    }
+    told.iter().for_each(|qp| core.direct.note(qp));
+    if any {
+        core.direct.look_at_all();
     }
 }

@@ -16,6 +16,7 @@
 //! | [`path`] | which queue pairs go this way |
 //! | [`send`] | send requests are posted |
 //! | [`receive`] | receives are posted |
+//! | [`watched`] | for whose completions a worker looks |
 //! | [`done`] | completions of the host become those of the guest |
 //!
 //! The numbers of a queue pair and the key of a region are the host's, since a peer names both; so a port either has
@@ -39,6 +40,7 @@ pub mod testing;
 mod tests;
 #[cfg(feature = "verbs")]
 pub mod verbs;
+pub mod watched;
 pub mod window;
 
 use crate::object::gid::Gid;
