@@ -8,7 +8,9 @@ use arrayvec::ArrayVec;
 use std::sync::Arc;
 
 /// Those that each pass asks for.
-pub const RECENT: usize = 8;
+pub const RECENT: usize = 32;
+/// Passes after which one that had nothing to do is as any other.
+const PATIENCE: u32 = 4096;
 /// Others that a pass asks for.
 const IN_TURN: usize = 8;
 
@@ -28,11 +30,19 @@ pub enum Look {
 pub struct Watched<T = Qp> {
     all: Vec<Arc<T>>,
     /// The latest first. Nobody where a pass asks for all in any case.
-    recent: ArrayVec<Arc<T>, RECENT>,
+    recent: ArrayVec<Recent<T>, RECENT>,
     /// Whose turn it is.
     next: usize,
     /// The next pass asks for all.
     whole: bool,
+}
+
+/// One that had something to do.
+#[derive(Debug)]
+struct Recent<T> {
+    qp: Arc<T>,
+    /// Passes since then.
+    quiet: u32,
 }
 
 impl<T> Default for Watched<T> {
@@ -63,20 +73,24 @@ impl<T> Watched<T> {
     /// It has something to do, and will have something done soon.
     #[inline]
     pub fn note(&mut self, qp: &Arc<T>) {
-        let is_first = self.recent.first().is_some_and(|first| Arc::ptr_eq(first, qp));
-        if !is_first && self.all.len() > IN_TURN {
-            self.put_first(qp);
+        match self.recent.first_mut().filter(|first| Arc::ptr_eq(&first.qp, qp)) {
+            Some(first) => first.quiet = 0,
+            None if self.all.len() > IN_TURN => self.put_first(qp),
+            None => {}
         }
     }
 
     fn put_first(&mut self, qp: &Arc<T>) {
-        match self.recent.iter().position(|held| Arc::ptr_eq(held, qp)) {
-            Some(place) => self.recent[..=place].rotate_right(1),
+        match self.recent.iter().position(|held| Arc::ptr_eq(&held.qp, qp)) {
+            Some(place) => {
+                self.recent[place].quiet = 0;
+                self.recent[..=place].rotate_right(1);
+            }
             None => {
                 if self.recent.is_full() {
                     self.recent.pop();
                 }
-                self.recent.insert(0, qp.clone());
+                self.recent.insert(0, Recent { qp: qp.clone(), quiet: 0 });
             }
         }
     }
@@ -89,7 +103,17 @@ impl<T> Watched<T> {
     /// A pass: calls `look` for those that are to be asked for, once or twice.
     pub fn pass(&mut self, mut look: impl FnMut(&Arc<T>) -> Look) {
         if self.all.len() > IN_TURN {
-            self.recent.retain(|qp| look(qp) != Look::Gone);
+            self.recent.retain(|held| match look(&held.qp) {
+                Look::Gone => false,
+                Look::Nothing => {
+                    held.quiet += 1;
+                    held.quiet < PATIENCE
+                }
+                Look::Something => {
+                    held.quiet = 0;
+                    true
+                }
+            });
         } else {
             self.recent.clear();
         }
@@ -165,9 +189,25 @@ mod tests {
     fn the_latest_stay() {
         let mut watched = of(100);
         let all = watched.iter().cloned().collect::<Vec<_>>();
-        all[..20].iter().for_each(|number| watched.note(number));
-        watched.note(&all[15]);
-        assert_eq!(pass(&mut watched, &[])[..RECENT], [15, 19, 18, 17, 16, 14, 13, 12]);
+        all[..60].iter().for_each(|number| watched.note(number));
+        watched.note(&all[50]);
+        let asked = pass(&mut watched, &[]);
+        let first = [50].into_iter().chain((28..60).rev().filter(|number| *number != 50));
+        assert_eq!(asked[..RECENT], first.take(RECENT).collect::<Vec<_>>());
+        assert_eq!(asked.len(), RECENT + IN_TURN);
+    }
+
+    #[test]
+    fn who_has_nothing_to_do_for_long_is_as_any_other() {
+        let mut watched = of(100);
+        let all = watched.iter().cloned().collect::<Vec<_>>();
+        all[..3].iter().for_each(|number| watched.note(number));
+        for number in 0..PATIENCE {
+            assert_eq!(pass(&mut watched, &[]).len(), 3 + IN_TURN, "{number}");
+            watched.note(&all[2]);
+        }
+        let asked = pass(&mut watched, &[]);
+        assert_eq!((asked[0], asked.len()), (2, 1 + IN_TURN));
     }
 
     #[test]
