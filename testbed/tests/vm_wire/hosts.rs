@@ -143,7 +143,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// A guest on each host, which carry everything out with each other; what the leading one prints.
+    /// A guest on each host: they carry everything out with each other. What the leading one prints.
     pub fn guests_talk(&self) -> Result<String> {
         let guest = |side: usize, how: &str| {
             let address = ADDRESSES[0];
@@ -157,7 +157,9 @@ impl Hosts {
         follower.wait_for_output("listening", LIMIT)?;
         let led = guest(1, "--connect").run()?;
         follower.wait(LIMIT)?.success()?;
-        Ok(led.stdout_text())
+        let said = led.stdout_text();
+        ensure!(said.contains("\"op\":\"all\""), "{said}");
+        Ok(said)
     }
 
     /// Has the network between the hosts do this to what both send, as tc-netem(8) takes it.

@@ -35,7 +35,6 @@ fn guests_of_two_hosts_reach_each_other_over_rxe() -> Result<()> {
         let bare = hosts.bare_read()?;
         let daemons = hosts.start_daemons("rxe0")?;
         let said = hosts.guests_talk()?;
-        ensure!(said.contains("\"op\":\"all\""), "{said}");
         // Not judged: on an emulated machine it is the emulation that is timed.
         eprintln!("{said}READ of 8 bytes by the hosts' own programs, us: {bare:?}");
         for side in [0, 1] {
@@ -58,8 +57,7 @@ fn a_bad_cable_is_not_seen_by_guests() -> Result<()> {
     hosts.run(|hosts| {
         let _daemons = hosts.start_daemons("rxe0")?;
         hosts.spoil_the_cable("delay 300us reorder 1% 25% loss 0.3% duplicate 0.5%")?;
-        let said = hosts.guests_talk()?;
-        ensure!(said.contains("\"op\":\"all\""), "{said}");
+        hosts.guests_talk()?;
         ensure!(hosts.retransmissions()? > 0, "the cable was good");
         Ok(())
     })
@@ -78,8 +76,7 @@ fn an_interface_that_was_down_is_used_again() -> Result<()> {
         hosts.interface(0, "up")?;
         hosts.until_linked(0, true)?;
         hosts.until_linked(1, true)?;
-        let said = hosts.guests_talk()?;
-        ensure!(said.contains("\"op\":\"all\""), "{said}");
+        hosts.guests_talk()?;
         Ok(())
     })
 }
@@ -96,8 +93,7 @@ fn a_device_that_was_removed_is_used_again() -> Result<()> {
         hosts.bring_device_back(0)?;
         hosts.until_linked(0, true)?;
         hosts.until_linked(1, true)?;
-        let said = hosts.guests_talk()?;
-        ensure!(said.contains("\"op\":\"all\""), "{said}");
+        hosts.guests_talk()?;
         Ok(())
     })
 }
@@ -116,8 +112,7 @@ fn a_daemon_that_was_killed_leaves_nothing_on_the_device() -> Result<()> {
         // The next one finds its peer, which was not restarted.
         let _left = hosts.start_daemon(0, "rxe0")?;
         hosts.until_linked(1, true)?;
-        let said = hosts.guests_talk()?;
-        ensure!(said.contains("\"op\":\"all\""), "{said}");
+        hosts.guests_talk()?;
         Ok(())
     })
 }
